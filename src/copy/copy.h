@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+// Moves the blocks of one disk: rounds, workers, zero detection, hashes into the map,
+// resume, verification.
+#pragma once
+
+#include "disk/disk.h"
+#include "map/map.h"
+
+enum verify_mode { VERIFY_NONE, VERIFY_SAMPLE, VERIFY_FULL };
+
+struct copy_progress {    // a snapshot, taken now and then
+    uint64_t done, total; // bytes of data to move in this round
+    uint64_t read, written,
+        zeros; // bytes read from the source, written to the target, found to be zeros
+    uint64_t resumed;          // bytes that an earlier run had finished
+    uint64_t bytes_per_second; // over the last few seconds
+    unsigned workers;          // in use now
+    uint64_t request_size;
+    bool verifying;
+};
+struct copy_options {
+    struct disk *source, *target; // borrowed; the target is at least as large
+    struct map *map;              // of the target, borrowed; NULL: no resume, no hashes
+    const struct extents *only; // allocation: what to copy; NULL: every byte. The rest of
+                                // the target is zeroed
+    bool target_is_zero; // a sparse file that this copy itself made; otherwise holes are
+                         // zeroed explicitly
+    struct rate *rate;   // may be NULL
+    enum verify_mode verify;
+    uint64_t buffer_limit; // bytes of buffers in all, 0: 32 MiB
+    void (*progress)(
+        void *context,
+        const struct copy_progress *p); // about five times a second, from one thread
+    void *progress_context;
+};
+struct copy_result {
+    struct copy_progress final;
+    uint64_t copy_ms, verify_ms;
+    uint64_t verified;        // bytes compared
+    uint64_t mismatched;      // blocks that differ: the copy is failed then
+    uint8_t digest[HASH_LEN]; // of the map, when there is one
+};
+// Resumes by the map's watermark. Cancelled: ERR_CANCELLED after a checkpoint. At most 64
+// MiB or 5 s of work is ever not behind a checkpoint.
+int copy_run(const struct copy_options *options, struct copy_result *ret, struct err *e);
+// Reads the replica (and the source, when not NULL) and compares with the map. SAMPLE:
+// 1/64 of the blocks, seeded, and all metadata-sized extents at both ends; FULL: every
+// block that has an entry, and that blocks without one read as zeros.
+int copy_verify(struct disk *source, struct disk *replica, struct map *map,
+                enum verify_mode mode, const struct copy_options *options,
+                struct copy_result *ret, struct err *e);

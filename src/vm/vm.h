@@ -81,8 +81,13 @@ struct appliance_options {
     uint64_t memory; // 0: 512 MiB
 };
 struct appliance;
-// Boots it and waits for the agent's answer. ERR_FAILED says what is missing and how to
-// get it.
+// In two steps, for a caller with something else to do meanwhile (copying): begin returns
+// as soon as QEMU runs, wait when the agent has answered. ERR_FAILED says what is missing
+// and how to get it.
+int appliance_begin(const struct appliance_options *options, struct appliance **ret,
+                    struct err *e);
+int appliance_wait(struct appliance *a, struct err *e);
+// Both in one.
 int appliance_start(const struct appliance_options *options, struct appliance **ret,
                     struct err *e);
 int appliance_add_disk(struct appliance *a, const struct vm_disk *disk, struct err *e);

@@ -84,7 +84,7 @@ int err_errno(struct err *e, int errnum, const char *fmt, ...) PRINTF(3, 4);
 // knowledge calls it.
 int err_wrap(struct err *e, const char *fmt, ...) PRINTF(2, 3);
 
-// --- log.c: talk on stderr; only cmd/, daemon/, agent/ and job/ call it
+// --- log.c: talk on stderr; only cmd/, agent/ and job/ call it
 // ---------------------------
 
 enum log_level { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG };
@@ -123,8 +123,8 @@ const char *str_bytes(uint64_t bytes, char out[static 16]);
 const char *str_duration(uint64_t ms, char out[static 24]);
 
 // A byte buffer with a ceiling. After an append that would have passed it, `overflow` is
-// set and the contents stay as they were; check once at the end. data is always NUL
-// terminated past len.
+// set and the contents stay as they were; check once at the end. data is NUL
+// terminated past len, and NULL before the first append.
 struct buf {
     char *data;
     size_t len, cap, limit;
@@ -239,8 +239,8 @@ __attribute__((unused)) static inline void json_free(json_t *j)
 }
 DEFINE_AUTO(json_free, json_t *) // AUTO(json_free) json_t *
 
-// `what` names the text in the error. At most `limit` bytes and 64 levels; duplicate keys
-// are refused.
+// `what` names the text in the error. At most 16 MiB, 64 levels and 2 Mi values;
+// duplicate keys are refused. Any value is a text, not only objects and arrays.
 int json_parse(const char *text, size_t len, const char *what, json_t **ret,
                struct err *e);
 // The whole value on one line, no trailing newline; free() it.
@@ -254,7 +254,7 @@ enum json_type_wanted {
 };
 // One row of a table that maps an object to a struct: STRING → char * (owned copy), U64 →
 // uint64_t, BOOL → bool, VALUE → json_t * (own reference). Absent optional fields leave
-// the struct as it was.
+// the struct as it was; null counts as absent, unknown fields are left alone.
 struct json_field {
     const char *name;
     enum json_type_wanted type;
@@ -307,11 +307,13 @@ int cancel_fd(void);
 // -1 with ERR_CANCELLED once cancelled, else 0. Long loops call it every step.
 int cancel_check(struct err *e);
 
-// --- proc.c: children, always by argv, never by a shell
+// --- proc.c, run.c: children, always by argv, never by a shell
 // -------------------------------------------
 
 // A running child. It dies with us (PR_SET_PDEATHSIG), has its own process group, no
-// descriptor but the three standard ones and those of `keep`, and C.UTF-8 as locale.
+// descriptor but the three standard ones and those of `keep`, and C.UTF-8 as locale. The
+// kernel ends it when the *thread* that started it ends: start what outlives a thread
+// from the main thread.
 struct proc;
 struct proc_options {
     char *const *argv; // argv[0] is looked up in PATH
@@ -343,7 +345,7 @@ int proc_run(char *const *argv, struct buf *out, struct err *e);
 // Is `program` in PATH? ERR_FAILED names it and says which package of Debian brings it.
 int proc_have(const char *program, const char *package, struct err *e);
 
-// --- fd.c: descriptors and files
+// --- fd.c, path.c: descriptors, files, folders
 // ------------------------------------------------------------------
 
 void fd_close(int fd);     // negative: nothing; keeps errno
@@ -359,8 +361,9 @@ int file_read(const char *path, struct buf *b, struct err *e);
 int file_write(const char *path, const void *data, size_t len, mode_t mode,
                struct err *e);
 int dir_make(const char *path, mode_t mode, struct err *e); // with parents; exists: fine
-int dir_remove(const char *path,
-               struct err *e); // and what is in it; missing: fine; follows no link
+// And what is in it; missing: fine. Follows no link, refuses a file system mounted
+// inside.
+int dir_remove(const char *path, struct err *e);
 // $TMPDIR/godwit-XXXXXX, mode 0700; free() the name.
 int dir_temp(char **ret_path, struct err *e);
 char *path_join(const char *a, const char *b); // free() it

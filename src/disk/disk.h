@@ -80,6 +80,8 @@ struct disk {
 int disk_read(struct disk *d, void *buf, size_t len, uint64_t off, struct err *e);
 int disk_write(struct disk *d, const void *buf, size_t len, uint64_t off, struct err *e);
 int disk_zero(struct disk *d, uint64_t off, uint64_t len, bool punch, struct err *e);
+// Zeros as ordinary writes, whatever the driver could do better.
+int disk_write_zeros(struct disk *d, uint64_t off, uint64_t len, struct err *e);
 int disk_flush(struct disk *d, struct err *e);
 // Extents of a part of [off, off + len), at least one byte of it, from `off` on: call
 // again from off + *ret_done until the range is covered ("an empty page in the middle is
@@ -110,6 +112,14 @@ struct file_options {
 // from byte 100, shared from 200): a file that a running QEMU has open for writing is
 // ERR_REFUSED. Unaligned requests are bounced. Holes by SEEK_DATA/SEEK_HOLE.
 int file_open(const struct file_options *options, struct disk **ret, struct err *e);
+
+// --- lock.c: QEMU's image locks
+// -------------------------------------------------------------------
+
+// Held while the descriptor (opened for reading at least) lives: as a reader, several of
+// whom share, or as the only writer. ERR_REFUSED: QEMU or one of us has the file open in a
+// way that does not go with it. file_open() takes them itself.
+int disk_lock(int fd, const char *path, bool writable, struct err *e);
 
 // --- nbd.c: an NBD export
 // -------------------------------------------------------------------------

@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: Apache-2.0
+// The entries of a replica map. Each has a fixed place: 24 bytes {hash 16, round 4, check
+// 4} at ENTRY_LEN * block, all zeros when the block has none. The check covers the block
+// number, the hash, the round and the map's salt, so a flipped bit, a torn write or an
+// entry at the wrong place is found when it is read.
+//
+// Workers set entries in roughly ascending order, each at a place of its own. Pages of
+// 512 entries (32 MiB of disk, three blocks of a file system) are kept in a direct-mapped
+// cache and written when their slot is needed or a checkpoint asks: 1.5 MiB of memory
+// whatever the disk's size, and setting a zero block to zero writes nothing.
+
+#include "entries.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <unistd.h>
+
+#define PAGE_ENTRIES 512
+#define PAGE_LEN ((size_t)PAGE_ENTRIES * ENTRY_LEN)
+#define N_PAGES 128
+#define NO_PAGE UINT64_MAX
+
+struct page {
+    uint64_t no; // NO_PAGE: nothing in it
+    bool dirty;
+    uint8_t *bytes;
+};
+
+struct entries {
+    int fd;
+    const char *path;
+    uint64_t at, n_blocks, salt;
+    pthread_mutex_t mutex; // pages
+    struct page pages[N_PAGES];
+};
+
+struct entries *entries_new(int fd, const char *path, uint64_t at, uint64_t n_blocks,
+                            uint64_t salt)
+{
+    struct entries *s = xcalloc(1, sizeof(*s));
+    s->fd = fd;
+    s->path = path;
+    s->at = at;
+    s->n_blocks = n_blocks;
+    s->salt = salt;
+    pthread_mutex_init(&s->mutex, NULL);
+    for (size_t i = 0; i < N_PAGES; i++)
+        s->pages[i].no = NO_PAGE;
+    return s;
+}
+
+void entries_free(struct entries *s)
+{
+    if (!s)
+        return;
+    for (size_t i = 0; i < N_PAGES; i++)
+        free(s->pages[i].bytes);
+    pthread_mutex_destroy(&s->mutex);
+    free(s);
+}
+
+static uint32_t entry_check(const struct entries *s, uint64_t block,
+                            const uint8_t entry[static ENTRY_LEN])
+{
+    uint8_t text[16 + 20], sum[HASH_LEN];
+    put_le64(text, block);
+    put_le64(text + 8, s->salt);
+    memcpy(text + 16, entry, 20);
+    hash_block(text, sizeof(text), sum);
+    return get_le32(sum);
+}
+
+static int entry_decode(const struct entries *s, uint64_t block, const uint8_t *p,
+                        uint32_t max_round, struct map_entry *ret, struct err *e)
+{
+    struct map_entry entry = {.round = get_le32(p + 16)};
+    memcpy(entry.hash, p, HASH_LEN);
+    if (!is_zero(p, ENTRY_LEN) && (entry.round == 0 || entry.round > max_round ||
+                                   get_le32(p + 20) != entry_check(s, block, p)))
+        return err_set(e, ERR_REFUSED,
+                       "the map %s is damaged at block %llu; copy again from the start",
+                       s->path, (unsigned long long)block);
+    *ret = entry;
+    return 0;
+}
+
+// Pages lie in the file as in memory; the last one may reach past the last block.
+static size_t page_len(const struct entries *s, uint64_t no)
+{
+    return (size_t)min_u64(PAGE_ENTRIES, s->n_blocks - no * PAGE_ENTRIES) * ENTRY_LEN;
+}
+
+static int page_write(struct entries *s, struct page *p, struct err *e)
+{
+    if (!p->dirty)
+        return 0;
+    if (fd_pwrite(s->fd, p->bytes, page_len(s, p->no), s->at + p->no * PAGE_LEN))
+        return err_errno(e, errno, "cannot write the map %s", s->path);
+    p->dirty = false;
+    return 0;
+}
+
+static int page_get(struct entries *s, uint64_t no, struct page **ret, struct err *e)
+{
+    struct page *p = &s->pages[no % N_PAGES];
+    if (p->no != no) {
+        if (page_write(s, p, e))
+            return -1;
+        if (!p->bytes)
+            p->bytes = xmalloc(PAGE_LEN);
+        p->no = NO_PAGE;
+        if (fd_pread(s->fd, p->bytes, page_len(s, no), s->at + no * PAGE_LEN))
+            return err_errno(e, errno, "cannot read the map %s", s->path);
+        p->no = no;
+    }
+    *ret = p;
+    return 0;
+}
+
+int entries_set(struct entries *s, uint64_t block, const uint8_t *hash, uint32_t round,
+                struct err *e)
+{
+    assert(block < s->n_blocks);
+    uint8_t entry[ENTRY_LEN] = {0};
+    if (hash) {
+        memcpy(entry, hash, HASH_LEN);
+        put_le32(entry + 16, round);
+        put_le32(entry + 20, entry_check(s, block, entry));
+    }
+    struct page *p = NULL;
+    pthread_mutex_lock(&s->mutex);
+    int result = page_get(s, block / PAGE_ENTRIES, &p, e);
+    if (result == 0) {
+        uint8_t *at = p->bytes + block % PAGE_ENTRIES * ENTRY_LEN;
+        if (memcmp(at, entry, ENTRY_LEN) != 0) {
+            memcpy(at, entry, ENTRY_LEN);
+            p->dirty = true;
+        }
+    }
+    pthread_mutex_unlock(&s->mutex);
+    return result;
+}
+
+static int get_locked(struct entries *s, uint64_t block, size_t n, uint32_t max_round,
+                      struct map_entry *ret, struct err *e)
+{
+    for (size_t i = 0; i < n; i++) {
+        uint64_t b = block + i;
+        struct page *p = NULL;
+        if (page_get(s, b / PAGE_ENTRIES, &p, e) ||
+            entry_decode(s, b, p->bytes + b % PAGE_ENTRIES * ENTRY_LEN, max_round,
+                         &ret[i], e))
+            return -1;
+    }
+    return 0;
+}
+
+int entries_get(struct entries *s, uint64_t block, size_t n, uint32_t max_round,
+                struct map_entry *ret, struct err *e)
+{
+    assert(block <= s->n_blocks && n <= s->n_blocks - block);
+    pthread_mutex_lock(&s->mutex);
+    int result = get_locked(s, block, n, max_round, ret, e);
+    pthread_mutex_unlock(&s->mutex);
+    return result;
+}
+
+int entries_write(struct entries *s, struct err *e)
+{
+    int result = 0;
+    pthread_mutex_lock(&s->mutex);
+    for (size_t i = 0; i < N_PAGES && result == 0; i++)
+        result = page_write(s, &s->pages[i], e);
+    pthread_mutex_unlock(&s->mutex);
+    return result;
+}
+
+static int hash_range(struct entries *s, uint64_t first, uint64_t end, uint32_t max_round,
+                      struct hash *h, struct err *e)
+{
+    struct map_entry entry;
+    for (uint64_t b = first; b < end; b++) {
+        uint8_t text[8 + HASH_LEN];
+        if (get_locked(s, b, 1, max_round, &entry, e))
+            return -1;
+        if (entry.round == 0)
+            continue;
+        put_le64(text, b);
+        memcpy(text + 8, entry.hash, HASH_LEN);
+        hash_add(h, text, sizeof(text));
+    }
+    return 0;
+}
+
+static int hash_locked(struct entries *s, uint32_t max_round, struct hash *h,
+                       struct err *e)
+{
+    // Holes of the file are blocks without entries: a sparse 16 TiB disk is quick.
+    for (uint64_t b = 0; b < s->n_blocks;) {
+        off_t data = lseek(s->fd, (off_t)(s->at + b * ENTRY_LEN), SEEK_DATA);
+        if (data < 0 && errno == ENXIO)
+            return 0;
+        off_t hole = data < 0 ? -1 : lseek(s->fd, data, SEEK_HOLE);
+        if (hole < 0)
+            return err_errno(e, errno, "cannot find the data of the map %s", s->path);
+        uint64_t first = ((uint64_t)data - s->at) / ENTRY_LEN;
+        uint64_t end = ((uint64_t)hole - s->at + ENTRY_LEN - 1) / ENTRY_LEN;
+        first = max_u64(first, b);
+        end = min_u64(end, s->n_blocks);
+        if (hash_range(s, first, end, max_round, h, e))
+            return -1;
+        b = max_u64(end, first + 1);
+    }
+    return 0;
+}
+
+int entries_hash(struct entries *s, uint32_t max_round, struct hash *h, struct err *e)
+{
+    if (entries_write(s, e))
+        return -1;
+    pthread_mutex_lock(&s->mutex);
+    int result = hash_locked(s, max_round, h, e);
+    pthread_mutex_unlock(&s->mutex);
+    return result;
+}

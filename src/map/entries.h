@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+// The entries of a replica map: a small write-back cache over a part of the map's file.
+// Private to this folder.
+#pragma once
+
+#include <pthread.h>
+
+#include "map/map.h"
+
+#define ENTRY_LEN 24 // hash 16, round 4, check 4
+
+struct entries;
+// `fd` stays the caller's; `at` is where entry 0 lies; `salt` makes the checks of two
+// maps differ, so that what is left of an older file is never taken for ours.
+struct entries *entries_new(int fd, const char *path, uint64_t at, uint64_t n_blocks,
+                            uint64_t salt);
+void entries_free(struct entries *s);
+
+// All thread safe. Entries of a round above `max_round` are damage.
+int entries_set(struct entries *s, uint64_t block, const uint8_t *hash, uint32_t round,
+                struct err *e);
+int entries_get(struct entries *s, uint64_t block, size_t n, uint32_t max_round,
+                struct map_entry *ret, struct err *e);
+// Hands what is only in memory to the kernel (no sync).
+int entries_write(struct entries *s, struct err *e);
+// Adds every block that has an entry, as {block 8, hash 16}, in order.
+int entries_hash(struct entries *s, uint32_t max_round, struct hash *h, struct err *e);

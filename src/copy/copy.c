@@ -1,0 +1,319 @@
+// SPDX-License-Identifier: Apache-2.0
+// One round: what the source calls data, and the allocation calls used, goes to the
+// target; the hash of every block goes to the map.
+//
+//     feed ─► pool ─► [read parts, find zeros, hash, write] × workers
+//       ▲                                  │ watermark
+//       └── at most 64 MiB ahead of the checkpoint: flush target ─► map entries ─► map
+//       header
+//
+// The caller's thread feeds, checkpoints, tunes and reports; workers only move blocks. A
+// checkpoint is taken while the workers go on with what is queued, so it costs little;
+// what a kill -9 makes the next run send again is what was handed out since the last one,
+// 64 MiB at most.
+//
+// Why blocks of 64 KiB are the unit of zero detection and not 4 KiB: a hash covers a
+// block, and writing a block that is partly zeros costs less than two requests.
+#include "copy/copy.h"
+
+#include "copy/feed.h"
+#include "copy/pool.h"
+#include "copy/tune.h"
+
+#include <inttypes.h>
+
+#define AHEAD (64 * MIB)
+#define CHECKPOINT_BYTES (24 * MIB)
+#define CHECKPOINT_MS 5000
+#define BUFFERS (32 * MIB)
+#define MAX_REQUEST (4 * MIB)
+#define TICK_MS 50
+#define PROGRESS_MS 200
+
+struct copy {
+    const struct copy_options *o;
+    struct feed feed;
+    struct pool *pool;
+    struct tune tune;
+    bool fed; // the feed is empty
+    uint64_t start_ms, checkpoint_ms, progress_ms;
+    uint64_t checkpoint_bytes; // pool_state.in_order at the last checkpoint
+    uint64_t resumed;          // watermark this run began at
+    // Counted by the workers.
+    _Atomic uint64_t read, written, zeros;
+    // For the rate shown.
+    uint64_t rate_ms, rate_bytes, rate;
+};
+
+// --- a worker's part
+// --------------------------------------------------------------------------------------------
+
+static int read_chunk(struct copy *c, const struct chunk *k, uint8_t *buffer,
+                      struct err *e)
+{
+    uint64_t reached = k->off;
+    for (size_t i = 0; i < k->parts.n; i++) {
+        const struct extent *x = &k->parts.v[i];
+        memset(buffer + (reached - k->off), 0, x->off - reached);
+        rate_wait(c->o->rate, x->len);
+        if (cancel_check(e) < 0)
+            return -1;
+        if (disk_read(c->o->source, buffer + (x->off - k->off), x->len, x->off, e) < 0)
+            return -1;
+        c->read += x->len;
+        reached = x->off + x->len;
+    }
+    memset(buffer + (reached - k->off), 0, k->off + k->len - reached);
+    return 0;
+}
+
+// Remembers block by block; *ret_zero[i] says which are zeros.
+static int note_blocks(struct copy *c, const struct chunk *k, const uint8_t *buffer,
+                       bool *ret_zero, struct err *e)
+{
+    for (uint64_t at = 0, i = 0; at < k->len; at += MAP_BLOCK, i++) {
+        size_t len = (size_t)min_u64(MAP_BLOCK, k->len - at);
+        uint8_t hash[HASH_LEN];
+        ret_zero[i] = is_zero(buffer + at, len);
+        if (!c->o->map)
+            continue;
+        if (!ret_zero[i])
+            hash_block(buffer + at, len, hash);
+        if (map_set(c->o->map, (k->off + at) / MAP_BLOCK, ret_zero[i] ? NULL : hash, e) <
+            0)
+            return -1;
+    }
+    return 0;
+}
+
+static int write_run(struct copy *c, const struct chunk *k, const uint8_t *buffer,
+                     uint64_t at, uint64_t len, bool zero, struct err *e)
+{
+    if (!zero) {
+        c->written += len;
+        return disk_write(c->o->target, buffer + at, len, k->off + at, e);
+    }
+    c->zeros += len;
+    return c->o->target_is_zero ? 0 : disk_zero(c->o->target, k->off + at, len, true, e);
+}
+
+static int copy_chunk(void *context, const struct chunk *k, uint8_t *buffer,
+                      struct err *e)
+{
+    struct copy *c = context;
+    if (k->parts.n == 0)
+        return disk_zero(c->o->target, k->off, k->len, true, e);
+    bool zero[MAX_REQUEST / MAP_BLOCK];
+    if (read_chunk(c, k, buffer, e) < 0 || note_blocks(c, k, buffer, zero, e) < 0)
+        return -1;
+    uint64_t from = 0;
+    for (uint64_t at = MAP_BLOCK; from < k->len; at += MAP_BLOCK) {
+        if (at < k->len && zero[at / MAP_BLOCK] == zero[from / MAP_BLOCK])
+            continue;
+        uint64_t to = min_u64(at, k->len);
+        if (write_run(c, k, buffer, from, to - from, zero[from / MAP_BLOCK], e) < 0)
+            return -1;
+        from = to;
+    }
+    return 0;
+}
+
+// --- the feeding thread's part
+// ----------------------------------------------------------------------------------
+
+static void report(struct copy *c, bool last)
+{
+    const struct copy_options *o = c->o;
+    uint64_t now = clock_ms();
+    if (!o->progress || (!last && now - c->progress_ms < PROGRESS_MS))
+        return;
+    c->progress_ms = now;
+    uint64_t read = c->read;
+    if (now - c->rate_ms >= 1000 || c->rate == 0) {
+        uint64_t ms = max_u64(now - c->rate_ms, 1);
+        c->rate = (read - c->rate_bytes) * 1000 / ms;
+        c->rate_ms = now;
+        c->rate_bytes = read;
+    }
+    struct copy_progress p = {
+        .done =
+            last ? o->source->size : max_u64(pool_state(c->pool).watermark, c->resumed),
+        .total = o->source->size,
+        .read = read,
+        .written = c->written,
+        .zeros = c->zeros,
+        .resumed = c->resumed,
+        .bytes_per_second = c->rate,
+        .workers = c->tune.workers,
+        .request_size = c->tune.request,
+    };
+    o->progress(o->progress_context, &p);
+}
+
+static int checkpoint(struct copy *c, struct err *e)
+{
+    if (!c->o->map)
+        return 0;
+    struct pool_state s =
+        pool_state(c->pool); // before the flush: what finishes during it may miss it
+    uint64_t watermark = max_u64(s.watermark, c->resumed);
+    if (disk_flush(c->o->target, e) < 0 || map_checkpoint(c->o->map, watermark, e) < 0)
+        return -1;
+    c->checkpoint_bytes = s.in_order;
+    c->checkpoint_ms = clock_ms();
+    return 0;
+}
+
+static bool checkpoint_due(const struct copy *c, const struct pool_state *s)
+{
+    uint64_t done = s->in_order - c->checkpoint_bytes;
+    return done >= CHECKPOINT_BYTES ||
+           (done && clock_ms() - c->checkpoint_ms >= CHECKPOINT_MS);
+}
+
+// Hands out chunks until the workers have enough, or as far ahead of the checkpoint as is
+// allowed.
+static int feed_some(struct copy *c, struct err *e)
+{
+    uint64_t request = c->tune.request;
+    while (!c->fed) {
+        struct pool_state s = pool_state(c->pool);
+        bool too_far = c->o->map && s.put - c->checkpoint_bytes + request > AHEAD;
+        if (s.failed || too_far || s.n_waiting >= 256)
+            return 0;
+        struct chunk k;
+        if (feed_next(&c->feed, request, &k, &c->fed, e) < 0)
+            return -1;
+        if (!c->fed)
+            pool_put(c->pool, &k);
+    }
+    return 0;
+}
+
+static int run(struct copy *c, struct err *e)
+{
+    for (;;) {
+        if (cancel_check(e) < 0 || feed_some(c, e) < 0)
+            return -1;
+        struct pool_state s = pool_state(c->pool);
+        if (s.failed)
+            return pool_error(c->pool, e);
+        if (checkpoint_due(c, &s) && checkpoint(c, e) < 0)
+            return -1;
+        if (c->fed && s.n_waiting == 0 && s.n_busy == 0)
+            return 0;
+        if (!c->o->rate && tune_step(&c->tune, s.finished, clock_ns()))
+            pool_set_active(c->pool, c->tune.workers);
+        report(c, false);
+        pool_wait(c->pool, TICK_MS);
+    }
+}
+
+// Opens the map's round, or finds where an earlier run stopped.
+static int begin(struct copy *c, struct err *e)
+{
+    const struct copy_options *o = c->o;
+    if (!o->map)
+        return 0;
+    struct map_state s = map_state(o->map);
+    if (s.round && !s.round_complete) {
+        c->resumed = round_down(s.watermark, MAP_BLOCK);
+        return 0;
+    }
+    AUTO(extents_done) struct extents all = {0};
+    if (!o->only && o->source->size)
+        extents_append(&all, 0, o->source->size, EXTENT_DATA);
+    return map_begin(o->map, o->only ? o->only : &all, e);
+}
+
+// A target that is larger than the source and not known to be zero is zeroed behind the
+// source's end.
+static int zero_tail(struct copy *c, struct err *e)
+{
+    const struct copy_options *o = c->o;
+    uint64_t size = o->source->size;
+    if (o->target_is_zero || o->target->size == size)
+        return 0;
+    return disk_zero(o->target, size, o->target->size - size, true, e);
+}
+
+static int finish(struct copy *c, struct err *e)
+{
+    if (zero_tail(c, e) < 0 || disk_flush(c->o->target, e) < 0)
+        return -1;
+    return c->o->map ? map_complete(c->o->map, e) : 0;
+}
+
+static void result(struct copy *c, struct copy_result *ret)
+{
+    ret->copy_ms = clock_ms() - c->start_ms;
+    ret->final = (struct copy_progress){
+        .done = c->o->source->size,
+        .total = c->o->source->size,
+        .read = c->read,
+        .written = c->written,
+        .zeros = c->zeros,
+        .resumed = c->resumed,
+        .workers = c->tune.workers,
+        .request_size = c->tune.request,
+    };
+    uint64_t ms = max_u64(ret->copy_ms, 1);
+    ret->final.bytes_per_second =
+        ret->final.read / ms * 1000 + ret->final.read % ms * 1000 / ms;
+}
+
+static int start_pool(struct copy *c, struct err *e)
+{
+    const struct copy_options *o = c->o;
+    uint64_t buffers = o->buffer_limit ? o->buffer_limit : BUFFERS;
+    uint64_t request =
+        min_u64(MAX_REQUEST, max_u64(round_down(buffers / 2, MAP_BLOCK), MAP_BLOCK));
+    unsigned workers =
+        (unsigned)max_u64(min_u64(o->source->n_parallel, buffers / request), 1);
+    tune_init(&c->tune, workers, request);
+    struct pool_options options = {
+        .work = copy_chunk,
+        .context = c,
+        .max_workers = workers,
+        .max_request = request,
+    };
+    if (pool_new(&options, &c->pool, e) < 0)
+        return -1;
+    pool_set_active(c->pool, c->tune.workers);
+    return 0;
+}
+
+int copy_run(const struct copy_options *options, struct copy_result *ret, struct err *e)
+{
+    struct copy c = {.o = options, .start_ms = clock_ms()};
+    c.checkpoint_ms = c.rate_ms = c.progress_ms = c.start_ms;
+    *ret = (struct copy_result){0};
+    if (options->target->size < options->source->size)
+        return err_set(e, ERR_REFUSED,
+                       "%s has %" PRIu64 " bytes, too small for the %" PRIu64 " of %s",
+                       options->target->name, options->target->size,
+                       options->source->size, options->source->name);
+    if (begin(&c, e) < 0 || start_pool(&c, e) < 0)
+        return -1;
+    feed_init(&c.feed, options->source, options->only, !options->target_is_zero,
+              c.resumed);
+    int failed = run(&c, e);
+    struct err ignored;
+    if (failed && e->code == ERR_CANCELLED)
+        (void)checkpoint(&c, &ignored); // only saves work for the next run
+    if (!failed)
+        failed = finish(&c, e);
+    report(&c, true);
+    pool_free(c.pool);
+    feed_done(&c.feed);
+    if (failed)
+        return -1;
+    result(&c, ret);
+    if (options->map && map_digest(options->map, ret->digest, e) < 0)
+        return -1;
+    if (options->verify == VERIFY_NONE)
+        return 0;
+    // What was read is in the map: only the replica has to be read again.
+    return copy_verify(NULL, options->target, options->map, options->verify, options, ret,
+                       e);
+}

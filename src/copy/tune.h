@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+// Finds request size and number of workers by trying. Inside copy/ only.
+#pragma once
+
+#include "base/base.h"
+
+struct tune {
+    uint64_t request; // bytes, a power of two times 64 KiB
+    unsigned workers;
+    unsigned max_workers;
+    uint64_t max_request;
+    unsigned trying;         // which move is on trial
+    uint64_t before_request; // to go back to
+    unsigned before_workers;
+    double best;  // bytes per second without the move on trial
+    bool settled; // the base rate of this round of trials is known
+    uint64_t since_ns, since_bytes;
+};
+void tune_init(struct tune *t, unsigned max_workers, uint64_t max_request);
+// Called now and then with the bytes done so far; changes request and workers. True when
+// it did.
+bool tune_step(struct tune *t, uint64_t bytes, uint64_t now_ns);

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0
+// Reads a replica back and holds it against its map, block by block: a block with an
+// entry must have that hash, a block without one must read as zeros. Where the replica
+// has a hole only the entries are looked at, so a sparse disk of many terabytes takes
+// seconds. With the source at hand its blocks are read as well and must have the same
+// hash.
+#include "copy/copy.h"
+
+#include "copy/feed.h"
+#include "copy/pool.h"
+
+#include <inttypes.h>
+#include <stdatomic.h>
+
+#define REQUEST (1 * MIB)
+#define BLOCKS (REQUEST / MAP_BLOCK)
+#define WORKERS 4
+#define SAMPLE_OF 64
+#define ENDS (1 * MIB) // both ends of a disk hold its tables: always looked at
+#define SEED UINT64_C(0x9e3779b97f4a7c15)
+
+struct verify {
+    struct disk *source, *replica;
+    struct map *map;
+    enum verify_mode mode;
+    struct rate *rate;
+    _Atomic uint64_t read, verified, mismatched, first_bad;
+};
+
+// The same blocks in every run, spread evenly.
+static bool wanted(const struct verify *v, uint64_t block)
+{
+    uint64_t off = block * MAP_BLOCK;
+    if (v->mode == VERIFY_FULL || off < ENDS || off + ENDS >= v->replica->size)
+        return true;
+    return ((block + 1) * SEED >> 32) % SAMPLE_OF == 0;
+}
+
+static void miss(struct verify *v, uint64_t block)
+{
+    uint64_t off = block * MAP_BLOCK;
+    v->mismatched++;
+    uint64_t first = v->first_bad;
+    while (off < first && !atomic_compare_exchange_weak(&v->first_bad, &first, off))
+        ;
+}
+
+static bool matches(const struct map_entry *entry, const uint8_t *data, size_t len)
+{
+    if (entry->round == 0)
+        return is_zero(data, len);
+    uint8_t hash[HASH_LEN];
+    hash_block(data, len, hash);
+    return memcmp(hash, entry->hash, HASH_LEN) == 0;
+}
+
+static int verify_range(struct verify *v, struct disk *d, uint64_t block, size_t n,
+                        const struct map_entry *entries, uint8_t *buffer, struct err *e)
+{
+    uint64_t off = block * MAP_BLOCK;
+    size_t len = (size_t)min_u64(n * MAP_BLOCK, v->replica->size - off);
+    if (off >= d->size) // the replica may be larger than the source
+        return 0;
+    memset(buffer, 0, len);
+    rate_wait(v->rate, len);
+    if (cancel_check(e) < 0 ||
+        disk_read(d, buffer, (size_t)min_u64(len, d->size - off), off, e) < 0)
+        return -1;
+    v->read += len;
+    for (size_t i = 0; i < n; i++)
+        if (!matches(&entries[i], buffer + i * MAP_BLOCK,
+                     (size_t)min_u64(MAP_BLOCK, len - i * MAP_BLOCK)))
+            miss(v, block + i);
+    return 0;
+}
+
+static int verify_data(struct verify *v, const struct chunk *k, uint8_t *buffer,
+                       struct err *e)
+{
+    uint64_t first = k->off / MAP_BLOCK;
+    size_t n = (size_t)((k->len + MAP_BLOCK - 1) / MAP_BLOCK);
+    struct map_entry entries[BLOCKS];
+    if (map_get(v->map, first, n, entries, e) < 0)
+        return -1;
+    for (size_t i = 0, run; i < n; i += run) { // runs of wanted blocks, one read each
+        run = 1;
+        if (!wanted(v, first + i))
+            continue;
+        while (i + run < n && wanted(v, first + i + run))
+            run++;
+        if (verify_range(v, v->replica, first + i, run, entries + i, buffer, e) < 0)
+            return -1;
+        if (v->source &&
+            verify_range(v, v->source, first + i, run, entries + i, buffer, e) < 0)
+            return -1;
+        v->verified += run * MAP_BLOCK;
+    }
+    return 0;
+}
+
+// A hole of the replica: no block of it may have an entry.
+static int verify_hole(struct verify *v, const struct chunk *k, struct err *e)
+{
+    enum { N = 1024 };
+    AUTO(free) void *memory = xcalloc(N, sizeof(struct map_entry));
+    struct map_entry *entries = memory;
+    uint64_t end = (k->off + k->len + MAP_BLOCK - 1) / MAP_BLOCK;
+    for (uint64_t block = k->off / MAP_BLOCK; block < end;) {
+        size_t n = (size_t)min_u64(N, end - block);
+        if (cancel_check(e) < 0 || map_get(v->map, block, n, entries, e) < 0)
+            return -1;
+        for (size_t i = 0; i < n; i++)
+            if (entries[i].round)
+                miss(v, block + i);
+        block += n;
+    }
+    return 0;
+}
+
+static int verify_chunk(void *context, const struct chunk *k, uint8_t *buffer,
+                        struct err *e)
+{
+    struct verify *v = context;
+    return k->parts.n ? verify_data(v, k, buffer, e) : verify_hole(v, k, e);
+}
+
+static void report(const struct verify *v, const struct copy_options *o, uint64_t at)
+{
+    if (!o || !o->progress)
+        return;
+    struct copy_progress p = {
+        .done = at,
+        .total = v->replica->size,
+        .read = v->read,
+        .workers = WORKERS,
+        .request_size = REQUEST,
+        .verifying = true,
+    };
+    o->progress(o->progress_context, &p);
+}
+
+static int run(struct verify *v, struct feed *f, struct pool *pool,
+               const struct copy_options *o, struct err *e)
+{
+    uint64_t shown = clock_ms();
+    bool end = false;
+    for (;;) {
+        struct pool_state s = pool_state(pool);
+        if (s.failed)
+            return pool_error(pool, e);
+        while (!end && s.n_waiting < 64) {
+            struct chunk k;
+            if (cancel_check(e) < 0 || feed_next(f, REQUEST, &k, &end, e) < 0)
+                return -1;
+            if (!end)
+                pool_put(pool, &k);
+            s = pool_state(pool);
+        }
+        if (end && s.n_waiting == 0 && s.n_busy == 0)
+            return s.failed ? pool_error(pool, e) : 0;
+        if (clock_ms() - shown >= 200) {
+            shown = clock_ms();
+            report(v, o, s.watermark);
+        }
+        pool_wait(pool, 50);
+    }
+}
+
+int copy_verify(struct disk *source, struct disk *replica, struct map *map,
+                enum verify_mode mode, const struct copy_options *options,
+                struct copy_result *ret, struct err *e)
+{
+    if (!map)
+        return err_set(e, ERR_USAGE, "verifying %s needs a map of it", replica->name);
+    struct verify v = {
+        .source = source,
+        .replica = replica,
+        .map = map,
+        .mode = mode,
+        .rate = options ? options->rate : NULL,
+        .first_bad = UINT64_MAX,
+    };
+    uint64_t start = clock_ms();
+    struct pool_options pool_options = {.work = verify_chunk,
+                                        .context = &v,
+                                        .max_workers = WORKERS,
+                                        .max_request = REQUEST};
+    AUTO(pool_free) struct pool *pool = NULL;
+    struct feed f;
+    if (pool_new(&pool_options, &pool, e) < 0)
+        return -1;
+    feed_init(&f, replica, NULL, true, 0);
+    int failed = run(&v, &f, pool, options, e);
+    feed_done(&f);
+    if (failed)
+        return -1;
+    ret->verify_ms = clock_ms() - start;
+    ret->verified = v.verified;
+    ret->mismatched = v.mismatched;
+    report(&v, options, replica->size);
+    if (ret->mismatched)
+        return err_set(e, ERR_FAILED,
+                       "verifying %s: %" PRIu64
+                       " blocks of 64 KiB differ, the first at byte %" PRIu64,
+                       replica->name, ret->mismatched, (uint64_t)v.first_bad);
+    return 0;
+}

@@ -28,7 +28,6 @@
 #define TIB (1024 * GIB)
 
 // --- cleanup: `AUTO(x_free) struct x *p = NULL;` frees p at the end of its scope
-// -------------------
 
 // Once per destructor, beside its declaration, makes AUTO(fn) usable for variables of
 // `type`.
@@ -57,7 +56,6 @@ __attribute__((unused)) static inline void str_free(char *s)
 DEFINE_AUTO(str_free, char *) // AUTO(str_free) char *
 
 // --- err.c: what went wrong, in one line
-// ----------------------------------------------------------
 
 // The program's exit codes are these values (DESIGN.md section 5).
 enum err_code {
@@ -85,7 +83,6 @@ int err_errno(struct err *e, int errnum, const char *fmt, ...) PRINTF(3, 4);
 int err_wrap(struct err *e, const char *fmt, ...) PRINTF(2, 3);
 
 // --- log.c: talk on stderr; only cmd/, agent/ and job/ call it
-// ---------------------------
 
 enum log_level { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG };
 void log_setup(enum log_level max, bool as_json); // default: LOG_INFO, text
@@ -95,7 +92,6 @@ void log_line(enum log_level level, const char *fmt, ...) PRINTF(2, 3);
 bool log_enabled(enum log_level level);
 
 // --- str.c: memory that aborts when it is gone, strings, bounded buffers
-// --------------------------
 
 void *xmalloc(size_t size);
 void *xcalloc(size_t n, size_t size);
@@ -193,7 +189,6 @@ static inline bool add_fits(uint64_t a, uint64_t b, uint64_t *ret)
 }
 
 // --- vec: a growing array of anything
-// -------------------------------------------------------------
 
 //     VEC(struct extent) list = {0};  vec_push(&list, e);  for (size_t i = 0; i < list.n;
 //     i++) list.v[i]… vec_done(&list);
@@ -231,7 +226,6 @@ __attribute__((unused)) static inline void auto_strings_done(struct strings *s)
 }
 
 // --- json.c: jansson, bounded, and by table
-// -------------------------------------------------------
 
 __attribute__((unused)) static inline void json_free(json_t *j)
 {
@@ -296,7 +290,6 @@ int opt_parse(const struct opt *table, int argc, char **argv, void *out,
 void opt_help(const struct opt *table, struct buf *out);
 
 // --- cancel.c: Ctrl-C
-// -----------------------------------------------------------------------------
 
 // Installs handlers for SIGINT, SIGTERM and SIGHUP: the first sets a flag, the third ends
 // the process.
@@ -308,7 +301,6 @@ int cancel_fd(void);
 int cancel_check(struct err *e);
 
 // --- proc.c, run.c: children, always by argv, never by a shell
-// -------------------------------------------
 
 // A running child. It dies with us (PR_SET_PDEATHSIG), has its own process group, no
 // descriptor but the three standard ones and those of `keep`, and C.UTF-8 as locale. The
@@ -346,7 +338,6 @@ int proc_run(char *const *argv, struct buf *out, struct err *e);
 int proc_have(const char *program, const char *package, struct err *e);
 
 // --- fd.c, path.c: descriptors, files, folders
-// ------------------------------------------------------------------
 
 void fd_close(int fd);     // negative: nothing; keeps errno
 DEFINE_AUTO(fd_close, int) // AUTO(fd_close) int fd = -1;
@@ -378,7 +369,6 @@ bool path_under(const char *path, const char *dir);
 int lock_take(const char *path, const char *what, int *ret_fd, struct err *e);
 
 // --- clock.c
-// --------------------------------------------------------------------------------------
 
 uint64_t clock_ns(void); // monotonic
 uint64_t clock_ms(void);
@@ -386,7 +376,6 @@ uint64_t clock_wall(void);                          // seconds since 1970
 void clock_iso(uint64_t wall, char out[static 24]); // 2024-05-01T12:00:00Z
 
 // --- rate.c: a token bucket, thread safe
-// ----------------------------------------------------------
 
 struct rate;
 struct rate *rate_new(uint64_t bytes_per_second); // 0: no limit
@@ -396,7 +385,6 @@ void rate_set(struct rate *r, uint64_t bytes_per_second);
 void rate_wait(struct rate *r, uint64_t bytes);
 
 // --- hash.c: XXH3-128 (xxhash.h, the canonical big-endian form)
-// -----------------------------------
 
 #define HASH_LEN 16
 void hash_block(const void *data, size_t len, uint8_t ret_hash[static HASH_LEN]);

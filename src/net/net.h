@@ -33,19 +33,20 @@ void http_stream_done(struct http_stream *s);
 // returned and m is empty). Cancellable.
 int http_read(struct http_stream *s, uint64_t timeout_ms, struct http_message *m,
               bool *ret_eof, struct err *e);
+// fd may block or not. ERR_RETRY when the peer is gone. body may be NULL.
 int http_send_request(int fd, const char *method, const char *path, const json_t *body,
                       struct err *e);
 int http_send_response(int fd, int status, const json_t *body, struct err *e);
 
 // call.c: a request and its answer. A status other than 2xx becomes an error with the
 // text of {"error": …} and the code of {"code": N} in the answer. body and ret may be
-// NULL.
+// NULL; *ret is NULL when the answer has no body. After an error of the stream (timeout,
+// closed, not HTTP) the stream is out of step: close it.
 int http_call(struct http_stream *s, const char *method, const char *path,
               const json_t *body, uint64_t timeout_ms, json_t **ret, struct err *e);
 
-// serve.c: answers requests from a table, one stream, until the peer closes. A handler's
-// error is sent as
-// {"error", "code"} with status 422 (a check said no) or 500.
+// serve.c: answers requests from a table, one stream, until the peer closes (0). A
+// handler's error is sent as {"error", "code"} with status 422 (a check said no) or 500.
 struct route {
     const char *method, *path;
     int (*handle)(void *context, const json_t *request /* may be NULL */,

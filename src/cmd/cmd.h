@@ -6,14 +6,14 @@
 #include "base/base.h"
 
 struct globals { // options that every command takes
-    bool json, quiet, verbose, help;
+    bool json, quiet, verbose, help, version;
     const char *state, *accel;
 };
 struct command {
     const char *name;
     const char *args;          // "SOURCE TARGET"
     const char *summary;       // one line
-    const char *help;          // a paragraph or two, wrapped by the printer
+    const char *help;          // paragraphs separated by an empty line, wrapped by help.c
     const char *examples;      // lines "godwit migrate …", NULL: none
     const struct opt *options; // may be NULL
     size_t options_size;       // of the struct they fill
@@ -23,3 +23,39 @@ struct command {
                struct err *e);
 };
 extern const struct command *const commands[]; // ends with NULL
+extern const struct opt global_options[];      // fill struct globals
+const struct command *command_find(const char *name);
+
+// --- one file a command
+extern const struct command command_info, command_copy, command_convert, command_rehearse,
+    command_migrate, command_verify, command_jobs, command_status, command_resume,
+    command_finish, command_discard, command_help;
+
+// --- help.c: everything that is written from the tables
+
+void help_overview(struct buf *out);                         // godwit --help
+void help_command(const struct command *c, struct buf *out); // godwit CMD --help
+void help_scdoc(const struct command *c, struct buf *out);   // NULL: godwit(1)
+void help_bash(struct buf *out);                             // completion
+
+// --- print.c: results on stdout
+
+// Writes the buffer, which is reset. A reader that went away is not an error of ours.
+void print_buf(struct buf *b);
+void print_json(json_t *value /* taken */); // one value, indented, and a newline
+
+// Columns as wide as their widest cell. Cells come from images and peers: control
+// characters are printed as '?'.
+struct table {
+    size_t n_columns;
+    const char *right; // a character a column: 'r' aligns it to the right
+    struct strings cells;
+};
+void table_cell(struct table *t, const char *text); // NULL: "-"
+void table_cellf(struct table *t, const char *fmt, ...) PRINTF(2, 3);
+void table_print(struct table *t, struct buf *out); // and empties it
+void table_done(struct table *t);
+__attribute__((unused)) static inline void auto_table_done(struct table *t)
+{
+    table_done(t);
+}

@@ -2,8 +2,9 @@
 // One migration: what was asked, the table of phases, how far it got, how each step is
 // undone. kill -9 anywhere, run the same line again, same outcome.
 //
-//     inspect ─► plan ─► copy ─► verify ─► convert ─► import ─► launch ─► done ─►
-//     (finish)
+//     inspect ─► plan ─► copy ─► verify ─► convert ─► flatten ─► import ─► launch
+//     └───── again in every process ─────┘                      (done)    (finish)
+//            until verify is done
 #pragma once
 
 #include "cloud/cloud.h"
@@ -25,8 +26,30 @@ struct job_request {
     struct strings luks_key_files; // "UUID=FILE" or "FILE": never the key itself
     const char *root; // root file system's UUID where a disk holds two systems
 };
+json_t *job_request_json(const struct job_request *r);
+// The strings of *ret belong to `j`, which must outlive it; job_request_done frees the
+// lists.
+int job_request_read(const json_t *j, struct job_request *ret, struct err *e);
+void job_request_done(struct job_request *r);
+__attribute__((unused)) static inline void auto_job_request_done(struct job_request *r)
+{
+    job_request_done(r);
+}
+extern const char *const verify_names[]; // "none" "sample" "full", by enum verify_mode
+int verify_from_name(const char *name, enum verify_mode *ret);
 
-struct job; // job.c: the running job, all phases share it
+// Who watches; every member may be NULL.
+struct job_ui {
+    void (*phase)(void *context, const struct job_row *job, const char *name,
+                  const char *why);
+    void (*disk)(void *context, const char *name, uint64_t size); // the next to move
+    void (*progress)(void *context, const struct copy_progress *p);
+    void (*disk_done)(void *context);
+    void (*note)(void *context, const char *text);
+    void *context;
+};
+
+struct job; // internal.h: the running job, all phases share it
 struct phase {
     const char *name;
     const char *why; // one line, shown while it runs
@@ -34,18 +57,47 @@ struct phase {
                struct err *e); // repeatable: it may have been killed half way
     int (*undo)(struct job *j, struct err *e); // for discard; NULL: nothing to undo
 };
-extern const struct phase job_phases[];
+extern const struct phase job_phases[]; // ends with a row without name
 
-// Finds the living job of this request or makes one, and runs its phases from where it
-// stands.
-int job_migrate(struct store *s, const struct job_request *request, struct job_row *ret,
-                struct err *e);
-int job_resume(struct store *s, uint64_t id, struct job_row *ret, struct err *e);
+// Finds the job of this request or makes one, and runs its phases from where it stands. A
+// job that is done already is returned as it is.
+int job_migrate(struct store *s, const struct job_request *request,
+                const struct job_ui *ui, struct job_row *ret, struct err *e);
+int job_resume(struct store *s, uint64_t id, const struct job_ui *ui, struct job_row *ret,
+               struct err *e);
 // Commits the overlay into the replica and forgets the maps: what is left is one file a
 // disk.
-int job_finish(struct store *s, uint64_t id, struct job_row *ret, struct err *e);
+int job_finish(struct store *s, uint64_t id, const struct job_ui *ui, struct job_row *ret,
+               struct err *e);
 // Undoes every phase, replica included: the one thing that deletes it.
 int job_discard(struct store *s, uint64_t id, struct job_row *ret, struct err *e);
-// Compares replica and source (if it is still there) with the map.
+// Compares replica and source (if it is still there) with the map; *ret sums all disks.
 int job_verify(struct store *s, uint64_t id, enum verify_mode mode,
-               struct copy_result *ret, struct err *e);
+               const struct job_ui *ui, struct copy_result *ret, struct err *e);
+
+// --- source.c: the disks to read, opened
+
+// Names the state of an image: path, size, inode and modification time of every file,
+// and the snapshot. Equal texts: what was copied is still what is there. free() it.
+int source_identity(const struct image_info *info, const char *snapshot, char **ret,
+                    struct err *e);
+
+// --- helper.c: what the appliance does for us
+
+struct helper_options {
+    enum accel accel;
+    const char *state_dir; // caches lie below it
+};
+// Begins to boot an appliance; helper_call waits for it.
+int helper_begin(const struct helper_options *options, struct appliance **ret,
+                 struct err *e);
+struct helper_request {
+    const char *call;            // "inspect" "convert" "console"
+    const struct vm_disk *disks; // plugged in this order, and unplugged whatever happens
+    size_t n_disks;
+    const struct machine *machine; // its NICs are told; NULL: none
+    const struct strings *luks_key_files;
+    const char *root;
+};
+int helper_call(struct appliance *a, const struct helper_request *request, json_t **ret,
+                struct err *e);

@@ -163,19 +163,20 @@ int store_job_get(struct store *s, uint64_t id, struct job_row *ret, struct err 
 }
 
 int store_job_find(struct store *s, const char *kind, const char *source,
-                   const char *target, struct job_row *ret, bool *ret_found,
-                   struct err *e)
+                   const char *target, const char *name, struct job_row *ret,
+                   bool *ret_found, struct err *e)
 {
     AUTO(stmt_done) sqlite3_stmt *q = NULL;
     if (store_prepare(s,
                       "SELECT id, " JOB_COLUMNS
                       " FROM job WHERE kind = ?1 AND source = ?2 AND target = ?3 AND "
-                      "state NOT IN ('done', 'discarded') ORDER BY id DESC LIMIT 1",
+                      "name = ?4 AND state <> 'discarded' ORDER BY id DESC LIMIT 1",
                       &q, e))
         return -1;
     bind_text(q, 1, kind);
     bind_text(q, 2, source);
     bind_text(q, 3, target);
+    bind_text(q, 4, name);
     return one_job(s, q, ret, ret_found, e);
 }
 

@@ -40,10 +40,10 @@ int store_job_save(struct store *s, struct job_row *job,
                    struct err *e); // all columns, in one transaction
 int store_job_get(struct store *s, uint64_t id, struct job_row *ret,
                   struct err *e); // none: ERR_USAGE
-// The newest job that is not done or discarded with this source and target; *ret_found.
+// The newest job with this source, target and name that is not discarded; *ret_found.
 int store_job_find(struct store *s, const char *kind, const char *source,
-                   const char *target, struct job_row *ret, bool *ret_found,
-                   struct err *e);
+                   const char *target, const char *name, struct job_row *ret,
+                   bool *ret_found, struct err *e);
 typedef int store_job_visitor(void *context, const struct job_row *job, struct err *e);
 int store_jobs(struct store *s, store_job_visitor *visit, void *context, struct err *e);
 void job_row_done(struct job_row *job);

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+// godwit status JOB: one job with its figures and what happened to it.
+#include "cmd/session.h"
+
+static int add_json(void *context, const struct event_row *event, struct err *e)
+{
+    char when[24];
+    clock_iso(event->when, when);
+    json_array_append_new(context, json_pack("{s:s, s:s, s:s?, s:s}", "when", when,
+                                             "level", event->level, "phase", event->phase,
+                                             "text", event->text));
+    (void)e; // a visitor that cannot fail
+    return 0;
+}
+
+static int add_row(void *context, const struct event_row *event, struct err *e)
+{
+    struct table *t = context;
+    char when[24];
+    clock_iso(event->when, when);
+    table_cell(t, when);
+    table_cell(t, event->level);
+    table_cell(t, event->phase);
+    table_cell(t, event->text);
+    (void)e; // a visitor that cannot fail
+    return 0;
+}
+
+static int show(struct store *s, const struct globals *g, const struct job_row *job,
+                struct err *e)
+{
+    if (g->json) {
+        AUTO(json_free) json_t *row = job_row_json(s, job);
+        json_t *events = json_array();
+        json_object_set_new(row, "events", events);
+        if (store_events(s, job->id, add_json, events, e))
+            return -1;
+        print_json(steal(row));
+        return 0;
+    }
+    AUTO(table_done) struct table t = {.n_columns = 4};
+    AUTO(buf_done) struct buf out = BUF_INIT(16 * MIB);
+    if (store_events(s, job->id, add_row, &t, e))
+        return -1;
+    job_print(s, g, job);
+    buf_str(&out, "\n");
+    table_print(&t, &out);
+    print_buf(&out);
+    return 0;
+}
+
+static int run(const struct globals *g, void *values, const struct strings *args,
+               struct err *e)
+{
+    (void)values; // no options
+    uint64_t id;
+    AUTO(store_close) struct store *s = NULL;
+    if (session_job_id(args->v[0], &id, e) || session_store(g, &s, e))
+        return -1;
+    struct job_row job = {0};
+    if (store_job_get(s, id, &job, e))
+        return -1;
+    int status = show(s, g, &job, e);
+    job_row_done(&job);
+    return status;
+}
+
+const struct command command_status = {
+    .name = "status",
+    .args = "JOB",
+    .summary = "one job: how far it is, its figures, what happened to it",
+    .help = "Shows one job with the seconds of each phase, what was moved of each disk, "
+            "what was changed in the guest, and its events.",
+    .examples = "godwit status 7\ngodwit status 7 --json | jq .report.phases\n",
+    .min_args = 1,
+    .max_args = 1,
+    .run = run,
+};

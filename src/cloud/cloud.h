@@ -26,8 +26,9 @@ struct cloud_machine {
     size_t n_disks;
     const char *const *networks; // "MAC=NET" from --network
     size_t n_networks;
-    uint64_t job;  // tag of everything that is made
-    bool emulated; // no KVM: type='qemu'
+    uint64_t job;         // with job_created the tag of everything that is made
+    uint64_t job_created; // wall clock: another store counts its jobs from 1 again
+    bool emulated;        // no KVM: type='qemu'
 };
 struct cloud_ops {
     const char *scheme; // "dir:" "libvirt+"
@@ -36,8 +37,10 @@ struct cloud_ops {
     int (*open)(const char *address, struct cloud **ret, struct err *e);
     void (*close)(struct cloud *c);
     // As target. check refuses before anything is copied: no room, not writable, name
-    // taken by something that is not this job's. place fills the paths of every disk;
-    // nothing is made yet. NULL: cannot be a target.
+    // taken by something that is not this job's. place fills the paths of every disk and
+    // takes the name for the job: the folder and the hidden marker `.NAME.godwit` in it
+    // are made (remove deletes the marker), so that a run after kill -9 knows its own
+    // files. Both are repeatable. NULL: cannot be a target.
     int (*check)(struct cloud *c, const struct cloud_machine *m, struct err *e);
     int (*place)(struct cloud *c, struct cloud_machine *m, struct err *e);
     // Makes the machine known (NAME.xml; a defined domain). Repeatable: a second call

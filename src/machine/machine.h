@@ -42,11 +42,20 @@ struct machine {
         running_as; // libvirt XML of a live domain: not NULL when its disks may be in use
 };
 
+struct machine_reader;
 struct machine_options {
     const char *path;    // .vmx .ovf .ova .xml .json or an image
     bool allow_any_path; // --allow-path: disks may lie outside the description's folder
     const char *name;    // --name, NULL: from the description or the file
+    // libvirt XML: where volume `volume` of pool `pool` lies; free() it. NULL: a disk
+    // that is a volume is refused.
+    int (*volume_path)(void *context, const char *pool, const char *volume,
+                       char **ret_path, struct err *e);
+    void *context; // of volume_path
 };
+#define MACHINE_TEXT_MAX (16 * MIB) // of a description
+#define MACHINE_DISKS_MAX 64
+#define MACHINE_NICS_MAX 64
 // Chooses the reader by the file's content, then its name. Disks that are not there,
 // `../` in references, no disk at all: ERR_REFUSED. Nothing is read of the disks
 // themselves. For a bare image: 2 CPUs, 2 GiB, one NIC without MAC.
@@ -55,15 +64,28 @@ int machine_read(const struct machine_options *options, struct machine **ret,
 void machine_free(struct machine *m);
 DEFINE_AUTO(machine_free, struct machine *)
 
-// One reader a format; each parses `text` into an empty machine. `dir` is the folder
-// references are relative to.
+// A description that is at hand as text (a domain from libvirtd): options->path says what
+// it is called in errors, and its folder is where relative references start.
+int machine_parse(const struct machine_reader *reader, const char *text, size_t len,
+                  const struct machine_options *options, struct machine **ret,
+                  struct err *e);
+
+// One reader a format; each parses `text` into an empty machine. References are relative
+// to the folder of options->path.
 struct machine_reader {
     const char *name;
+    const char *suffix; // of file names, where the content does not tell
+    bool text;          // parse is given the whole file, else only its first 64 KiB
     bool (*is)(const char *path, const char *text, size_t len);
     int (*parse)(const char *text, size_t len, const struct machine_options *options,
                  struct machine *m, struct err *e);
 };
 extern const struct machine_reader machine_readers[]; // ends with a row without name
+const struct machine_reader *machine_reader_find(const char *name); // NULL: no such one
+// [A-Za-z0-9._-]{1,64} from anything, starting with a letter or digit; free() it.
+char *machine_safe_name(const char *text);
+// "52:54:00:12:34:56" from any way of writing it; NULL: not a MAC; free() it.
+char *machine_mac(const char *text);
 
 int machine_json(const struct machine *m, json_t **ret, struct err *e);
 int machine_from_json(const json_t *j, struct machine **ret, struct err *e);
@@ -77,13 +99,25 @@ struct domain_disk {
     const char *path, *format;
     const char *backing_path, *backing_format; // NULL: none
 };
+#define GODWIT_XML_NAMESPACE "https://godwit.dev/xmlns/domain/1.0"
+struct domain_network {
+    const char *mac; // of the NIC, as the machine has it
+    const char *net; // libvirt network, "bridge:NAME", or "user"
+};
 struct domain_options {
     const struct machine *machine;
+    const char *name; // NULL: the machine's
+    const char *uuid; // NULL: the machine's; "": none, libvirt makes one
+    const char *tag;  // of the job, kept as metadata (<godwit:job tag='…'>); NULL: none
     const struct domain_disk *disks;
     size_t n_disks;
     bool emulated;
-    const char *network; // libvirt network or NULL: "user" networking
+    const struct domain_network *networks; // by MAC
+    size_t n_networks;
+    const char *network; // of all other NICs: as domain_network.net; NULL: "user"
 };
+// The target name of disk `index`: vda, vdb … vdz, vdaa….
+void machine_disk_target(size_t index, char out[static 8]);
 void machine_domain_xml(const struct domain_options *options, struct buf *out);
 // A locally administered MAC that depends on `seed` only, so that a second run gives the
 // same.

@@ -24,9 +24,13 @@ static int bad_value(const struct opt *o, const char *value, const char *want,
 static bool is_choice(const char *choices, const char *value)
 {
     size_t n = strlen(value);
-    for (const char *c = choices; n > 0 && c; c = strchr(c, '|'), c += c != NULL) {
-        if (strcspn(c, "|") == n && memcmp(c, value, n) == 0)
+    for (const char *c = choices; n > 0;) {
+        size_t m = strcspn(c, "|");
+        if (m == n && memcmp(c, value, n) == 0)
             return true;
+        if (c[m] == '\0')
+            break;
+        c += m + 1;
     }
     return false;
 }

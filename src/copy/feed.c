@@ -120,7 +120,7 @@ int feed_next(struct feed *f, uint64_t max_len, struct chunk *ret, bool *ret_end
     uint64_t limit = min_u64(ret->off + max_len, f->end);
     uint64_t reached = start;
     while (f->piece.len && f->piece.off < limit &&
-           f->piece.off <= round_up(reached, MAP_BLOCK)) {
+           round_down(f->piece.off, MAP_BLOCK) <= round_up(reached, MAP_BLOCK)) {
         struct extent x = take(f, limit);
         extents_append(&ret->parts, x.off, x.len, EXTENT_DATA);
         reached = x.off + x.len;

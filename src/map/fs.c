@@ -9,3 +9,14 @@ const struct fs_reader fs_readers[] = {
     {"xfs", fs_xfs_used},  {"btrfs", fs_btrfs_used}, {"ntfs", fs_ntfs_used},
     {"vfat", fs_fat_used}, {"swap", fs_swap_used},   {NULL, NULL},
 };
+
+void fs_add(struct extents *used, uint64_t off, uint64_t len)
+{
+    struct extent *last = used->n ? &used->v[used->n - 1] : NULL;
+    if (last && off >= last->off + last->len && off - last->off - last->len < MAP_BLOCK)
+        last->len = off + len - last->off;
+    else
+        extents_add(used, off, len);
+    for (uint64_t granule = 2 * MAP_BLOCK; used->n > FS_EXTENTS_MAX; granule *= 2)
+        extents_align(used, granule, INT64_MAX);
+}

@@ -5,6 +5,12 @@
 
 #include "map/map.h"
 
+// Adds a range in use, for readers: nearest to free when called in rising order. Gaps
+// too small to be worth a seek (below MAP_BLOCK) are closed, and when the list grows
+// past FS_EXTENTS_MAX it is made coarser, so that no file system can fill the memory.
+#define FS_EXTENTS_MAX 200000
+void fs_add(struct extents *used, uint64_t off, uint64_t len);
+
 int fs_ext_used(struct disk *d, struct extents *ret_used, struct err *e);
 int fs_xfs_used(struct disk *d, struct extents *ret_used, struct err *e);
 int fs_btrfs_used(struct disk *d, struct extents *ret_used, struct err *e);

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 static const struct fs_reader readers[] = {
+    {"ext4", fs_ext_used},
     {"xfs", fs_xfs_used},
     {"btrfs", fs_btrfs_used},
     {"ntfs", fs_ntfs_used},

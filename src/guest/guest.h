@@ -28,7 +28,15 @@ int tree_mkdir(struct tree *t, const char *path, struct err *e);  // with parent
 int tree_remove(struct tree *t, const char *path, struct err *e); // missing: fine
 int tree_link(struct tree *t, const char *target, const char *path,
               struct err *e); // symbolic
-// Names in a folder without . and .., sorted; a missing folder gives none.
+// A file too large for memory: written through *ret_fd, in place after commit. Ended
+// without commit, the old one stays. tree_write is built from these.
+struct tree_new;
+int tree_replace(struct tree *t, const char *path, struct tree_new **ret, int *ret_fd,
+                 struct err *e);
+int tree_replace_commit(struct tree_new *n, struct err *e);
+void tree_replace_end(struct tree_new *n);
+DEFINE_AUTO(tree_replace_end, struct tree_new *)
+// Appends the names in a folder without . and .., sorted; a missing folder gives none.
 int tree_list(struct tree *t, const char *path, struct strings *ret, struct err *e);
 
 // --- guest.c: a guest, opened
@@ -63,7 +71,8 @@ struct guest {
         *hostname;          // os-release; "debian" "12" "Debian GNU/Linux 12 (bookworm)"
     bool uefi;              // has an EFI system partition with a loader
     bool bios;              // has a BIOS boot loader
-    char *bootloader;       // "grub2" …, NULL: unknown
+    char *bootloader;       // "grub2" "grub1" "extlinux" "systemd-boot"
+                            // "unified-kernel-image" …, NULL: unknown
     struct strings drivers; // parameter: modules that the target's disks and NICs need
                             // ("virtio_blk" …)
 };
@@ -71,7 +80,12 @@ struct guest {
 // loader). The tree and devices are set by the caller: assemble_open in the appliance, a
 // test's folder otherwise.
 int guest_inspect(struct guest *g, struct err *e);
+// Frees all of it, the tree too (assemble_close has closed it before and left NULL).
 void guest_done(struct guest *g);
+__attribute__((unused)) static inline void auto_guest_done(struct guest *g)
+{
+    guest_done(g);
+} // AUTO(guest_done) struct guest g = {0};
 json_t *guest_json(const struct guest *g);
 // UUID= name of a device as the guest called it ("/dev/sda1", "/dev/xvda1",
 // "/dev/disk/by-path/…", "/dev/mapper/…" → NULL for names that hold everywhere). free()
@@ -107,13 +121,17 @@ struct fix {
     const char *name; // "initramfs-drivers"
     const char *why;  // one line for the report
     bool (*applies)(const struct guest *g);
+    // Refuses what apply could not do; runs for all fixes before any changes something.
+    // NULL: nothing to check.
+    int (*check)(struct guest *g, struct err *e);
     // Changes the tree; a line a change is appended to `done` ("/etc/fstab: /dev/sda1 →
     // UUID=…"). Idempotent: a second run changes nothing.
     int (*apply)(struct guest *g, struct strings *done, struct err *e);
 };
 extern const struct fix fixes[]; // in the order they run; ends with a row without name
 // Runs all that apply; *ret is [{"fix", "why", "changes": […]}…]. Refuses first what
-// cannot be made to boot (unknown family, no kernel, unified kernel image).
+// cannot be made to boot (unknown family, no kernel, unified kernel image, a driver that
+// a kernel has not). Without g->drivers: virtio's.
 int guest_convert(struct guest *g, json_t **ret, struct err *e);
 // Only for a rehearsal's throw-away overlay: kernel messages and a login on ttyS0.
 int guest_add_serial_console(struct guest *g, struct strings *done, struct err *e);

@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+// Boot drivers for every kernel of the guest. Network drivers need only be there, on the
+// root file system: put into the initramfs they would bring the NICs up, and name them,
+// before the guest's own rules are at hand. An initramfs that has a driver of the new
+// NICs all the same gets the name files too, since old versions of udev do not rename a
+// NIC twice. Device names in the image's own copies of configuration become UUIDs.
+#include "guest/device.h"
+#include "guest/fixes.h"
+#include "guest/initramfs.h"
+
+static const char *const image_names[] = {"/boot/initrd.img-%s", "/boot/initramfs-%s.img",
+                                          "/boot/initrd-%s"};
+
+static char *image_path(const struct guest *g, const char *version)
+{
+    for (size_t i = 0; i < ARRAY_LEN(image_names); i++) {
+        AUTO(buf_done) struct buf path = BUF_INIT(4096);
+        struct span name = span_of(image_names[i]);
+        const char *at = strstr(image_names[i], "%s");
+        buf_add(&path, name.p, (size_t)(at - name.p));
+        buf_str(&path, version);
+        buf_str(&path, at + 2);
+        if (tree_exists(g->tree, path.data))
+            return buf_steal(&path);
+    }
+    return NULL;
+}
+
+static bool for_network(const char *path)
+{
+    return strstr(path, "/drivers/net/");
+}
+
+// The drivers that the initramfs needs. Each is checked, whether it goes there or not.
+static int wanted_drivers(const struct guest *g, const struct modules *m,
+                          struct strings *ret, struct strings *ret_network, struct err *e)
+{
+    for (size_t i = 0; i < g->drivers.n; i++) {
+        AUTO(strings_done) struct strings files = {0};
+        const char *path = modules_path(m, g->drivers.v[i]);
+        if (modules_closure(m, g->drivers.v[i], &files, e))
+            return -1;
+        // A built-in driver's path is not asked for; by its name it is for a network.
+        if (!path && strstr(g->drivers.v[i], "net"))
+            strings_add(ret_network, g->drivers.v[i]);
+        if (path)
+            strings_add(for_network(path) ? ret_network : ret, g->drivers.v[i]);
+    }
+    // Disks on a SCSI controller are sd_mod's, which no dependency names.
+    for (size_t i = 0; i < g->drivers.n; i++)
+        if (strstr(g->drivers.v[i], "scsi") && modules_path(m, "sd_mod") &&
+            !strings_have(ret, "sd_mod"))
+            strings_add(ret, "sd_mod");
+    return 0;
+}
+
+static const char *const edited[] = {"conf/conf.d/", "conf/param.conf",
+                                     "cryptroot/crypttab", "etc/crypttab",
+                                     "etc/cmdline.d/"};
+
+static bool edit(void *ctx, const char *path, const char *text, struct buf *out)
+{
+    bool ours = false;
+    for (size_t i = 0; i < ARRAY_LEN(edited); i++)
+        ours |= str_starts(path, edited[i]);
+    if (!ours)
+        return false;
+    AUTO(strings_done) struct strings notes = {0};
+    device_replace(ctx, span_of(text), out, &notes);
+    return notes.n > 0;
+}
+
+// One kernel's patch. *ret_needed false: nothing to do.
+static int prepare(struct guest *g, const char *version, const struct name_plan *names,
+                   struct initramfs_patch *ret, bool *ret_needed, struct err *e)
+{
+    AUTO(modules_close) struct modules *m = NULL;
+    AUTO(strings_done) struct strings drivers = {0}, network = {0};
+    AUTO(str_free) char *path = image_path(g, version);
+    *ret_needed = false;
+    if (modules_open(g->tree, version, &m, e) ||
+        wanted_drivers(g, m, &drivers, &network, e))
+        return -1;
+    if (!path && drivers.n)
+        return err_set(
+            e, ERR_REFUSED,
+            "kernel %s in the guest has no initramfs in /boot that %s could be "
+            "put into",
+            version, drivers.v[0]);
+    if (!path)
+        return 0;
+    VEC(struct initramfs_file) files = {0};
+    for (size_t i = 0; i < names->n; i++) {
+        struct initramfs_file f = {names->v[i].path + 1, names->v[i].text};
+        vec_push(&files, f);
+    }
+    struct initramfs_job job = {
+        .tree = g->tree,
+        .path = path,
+        .version = version,
+        .drivers = &drivers,
+        .files_if = &network,
+        .files = files.v,
+        .n_files = files.n,
+        .edit = edit,
+        .ctx = g,
+    };
+    int rc = initramfs_prepare(&job, ret, ret_needed, e);
+    vec_done(&files);
+    return rc;
+}
+
+// All patches, and whether they fit; nothing is written.
+struct patches {
+    struct initramfs_patch *v;
+    size_t n, cap;
+};
+
+static void patches_done(struct patches *p)
+{
+    for (size_t i = 0; i < p->n; i++)
+        initramfs_patch_done(&p->v[i]);
+    vec_done(p);
+}
+
+static void auto_patches_done(struct patches *p)
+{
+    patches_done(p);
+}
+
+static int prepare_all(struct guest *g, struct patches *ret, struct err *e)
+{
+    AUTO(name_plan_done) struct name_plan names = {0};
+    if (name_plan_make(g, &names, e))
+        return -1;
+    for (size_t i = 0; i < g->kernels.n; i++) {
+        struct initramfs_patch patch;
+        bool needed;
+        if (prepare(g, g->kernels.v[i], &names, &patch, &needed, e))
+            return -1;
+        if (needed)
+            vec_push(ret, patch);
+    }
+    return initramfs_room(g->tree, ret->v, ret->n, e);
+}
+
+int fix_initramfs_check(struct guest *g, struct err *e)
+{
+    for (size_t i = 0; i < g->kernels.n; i++) {
+        AUTO(modules_close) struct modules *m = NULL;
+        AUTO(strings_done) struct strings drivers = {0}, network = {0};
+        if (modules_open(g->tree, g->kernels.v[i], &m, e) ||
+            wanted_drivers(g, m, &drivers, &network, e))
+            return -1;
+    }
+    return 0;
+}
+
+int fix_initramfs(struct guest *g, struct strings *done, struct err *e)
+{
+    AUTO(patches_done) struct patches all = {0};
+    if (prepare_all(g, &all, e))
+        return -1;
+    for (size_t i = 0; i < all.n; i++) {
+        if (initramfs_commit(g->tree, &all.v[i], e))
+            return -1;
+        for (size_t j = 0; j < all.v[i].notes.n; j++)
+            strings_add(done, all.v[i].notes.v[j]);
+    }
+    return 0;
+}

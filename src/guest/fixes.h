@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+// The fixes, each in its own file, for the table in fix.c. Internal to guest/.
+#pragma once
+
+#include "guest/guest.h"
+#include "guest/text.h"
+
+int fix_initramfs_check(struct guest *g, struct err *e);
+int fix_initramfs(struct guest *g, struct strings *done, struct err *e);
+int fix_fstab(struct guest *g, struct strings *done, struct err *e);
+int fix_resume(struct guest *g, struct strings *done, struct err *e);
+int fix_grub(struct guest *g, struct strings *done, struct err *e);
+int fix_network(struct guest *g, struct strings *done, struct err *e);
+int fix_uefi(struct guest *g, struct strings *done, struct err *e);
+
+// The files that hold kernel command lines, and the words that begin such a line.
+struct cmdline_file {
+    const char *path;
+    const char *keywords[4]; // ends with NULL
+};
+extern const struct cmdline_file cmdline_files[]; // ends with a row without path
+// Does the line begin with one of the file's keywords?
+bool is_cmdline(const struct cmdline_file *file, struct span line);
+
+// What keeps the NICs' names: files that are not there yet.
+struct name_file {
+    char *path, *text;
+    char *note;
+};
+struct name_plan {
+    struct name_file *v;
+    size_t n, cap;
+};
+int name_plan_make(const struct guest *g, struct name_plan *ret, struct err *e);
+void name_plan_done(struct name_plan *p);
+__attribute__((unused)) static inline void auto_name_plan_done(struct name_plan *p)
+{
+    name_plan_done(p);
+}
+
+// The ESP's mount point in the guest; NULL: none is mounted.
+extern const char *const guest_esp_paths[];

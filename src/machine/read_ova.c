@@ -130,7 +130,7 @@ static int list_members(struct ova *o, struct err *e)
         int r = archive_read_next_header(a, &entry);
         if (r == ARCHIVE_EOF)
             return 0;
-        if (r < ARCHIVE_WARN)
+        if (r != ARCHIVE_OK && r != ARCHIVE_WARN)
             return err_set(e, ERR_REFUSED, "is no plain tar file, or damaged: %s",
                            archive_error_string(a) ? archive_error_string(a)
                                                    : "unreadable header");

@@ -318,7 +318,7 @@ bool vmx_is(const char *path, const char *text, size_t len)
 {
     (void)path;
     // The two lines that every writer puts near the top.
-    return len && !memchr(text, 0, len) &&
+    return text && len && !memchr(text, 0, len) &&
            (memmem(text, len, "config.version", 14) ||
             memmem(text, len, "virtualHW.version", 17));
 }

@@ -5,7 +5,6 @@
 #include "machine/reader.h"
 
 #include <ctype.h>
-#include <stdio.h>
 #include <sys/stat.h>
 
 static bool has_control(const char *s)
@@ -68,7 +67,7 @@ int reference_resolve(const struct machine_options *options, const char *ref, ch
 
 char *machine_mac(const char *text)
 {
-    char hex[13], out[18];
+    char hex[13] = "";
     size_t n = 0;
     for (; *text; text++) {
         if (*text == ':' || *text == '-' || *text == '.')
@@ -79,9 +78,8 @@ char *machine_mac(const char *text)
     }
     if (n != 12)
         return NULL;
-    for (size_t i = 0; i < 6; i++)
-        snprintf(out + 3 * i, 4, "%c%c%c", hex[2 * i], hex[2 * i + 1], i < 5 ? ':' : 0);
-    return xstrdup(out);
+    return xasprintf("%.2s:%.2s:%.2s:%.2s:%.2s:%.2s", hex, hex + 2, hex + 4, hex + 6,
+                     hex + 8, hex + 10);
 }
 
 char *reference_uuid(const char *text)

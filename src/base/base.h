@@ -305,7 +305,7 @@ int cancel_check(struct err *e);
 // A running child. It dies with us (PR_SET_PDEATHSIG), has its own process group, no
 // descriptor but the three standard ones and those of `keep`, and C.UTF-8 as locale. The
 // kernel ends it when the *thread* that started it ends: start what outlives a thread
-// from the main thread.
+// from the main thread. Children of the child (a shell's) are not ended by the kernel.
 struct proc;
 struct proc_options {
     char *const *argv; // argv[0] is looked up in PATH
@@ -380,6 +380,7 @@ void clock_iso(uint64_t wall, char out[static 24]); // 2024-05-01T12:00:00Z
 struct rate;
 struct rate *rate_new(uint64_t bytes_per_second); // 0: no limit
 void rate_free(struct rate *r);
+DEFINE_AUTO(rate_free, struct rate *)
 void rate_set(struct rate *r, uint64_t bytes_per_second);
 // Sleeps until `bytes` may pass (NULL r: at once). Returns early when cancelled.
 void rate_wait(struct rate *r, uint64_t bytes);

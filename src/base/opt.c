@@ -169,7 +169,7 @@ static void add_wrapped(struct buf *out, const char *text, size_t column)
 void opt_help(const struct opt *table, struct buf *out)
 {
     char left[HELP_WIDTH + 1];
-    size_t column = 0;
+    size_t column = 6; // when every name is too long
     for (const struct opt *o = table; o->name; o++) {
         size_t n = left_column(o, left, sizeof(left)) + 2;
         if (n > column && n <= HELP_COLUMN_MAX)

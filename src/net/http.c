@@ -41,6 +41,8 @@ uint64_t http_deadline(uint64_t timeout_ms)
 // Until fd is ready for `events`.
 static int wait_ready(int fd, short events, uint64_t deadline, struct err *e)
 {
+    if (fd < 0)
+        return err_errno(e, EBADF, "wait for the peer"); // poll would wait for ever
     for (;;) {
         if (cancel_check(e) < 0)
             return -1;

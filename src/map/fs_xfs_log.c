@@ -69,7 +69,8 @@ static int find_head(const struct log *l, uint64_t *ret_head, uint32_t *ret_cycl
         uint64_t at = low + (high - low) / 2;
         if (cycle_at(l, at, &middle, e) < 0)
             return -1;
-        if (middle != first && middle != last)
+        // xfs_repair -L leaves blocks never written behind its record.
+        if (middle && middle != first && middle != last)
             return err_set(e, ERR_REFUSED, "the XFS log is damaged");
         if (middle == first)
             low = at;

@@ -4,7 +4,8 @@
 //     fs_probe used TYPE IMAGE      prints the bytes in use
 //     fs_probe scribble TYPE IMAGE  the same, and fills everything else with 0xa5
 //     fs_probe list TYPE IMAGE      prints "offset length" of each extent in use
-//     fs_probe keep TYPE IMAGE OUT  copies what is in use into OUT, the rest is a hole
+//     fs_probe seed TYPE IMAGE OUT  writes what the reader reads as a seed for its fuzz
+//                                   target (tests/fuzz/memdisk.h says how)
 //
 // A refusal is printed as "refused: reason" with exit code 3.
 
@@ -56,21 +57,66 @@ static int scribble(const char *path, const struct extents *used, uint64_t size)
     return fill(fd, at, size) || fsync(fd) < 0;
 }
 
-static int keep(struct disk *d, const char *path, const struct extents *used)
+// A disk that remembers what is read of it.
+struct tracer {
+    struct disk disk;
+    struct disk *next;
+    struct extents seen;
+};
+
+static int tracer_read(struct disk *d, void *buf, size_t len, uint64_t off, struct err *e)
 {
-    AUTO(fd_close) int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    struct err e;
-    if (fd < 0 || ftruncate(fd, (off_t)d->size) < 0)
-        return die(path);
-    for (size_t i = 0; i < used->n; i++)
-        for (uint64_t off = 0; off < used->v[i].len; off += sizeof(block)) {
-            size_t n = (size_t)min_u64(sizeof(block), used->v[i].len - off);
-            if (disk_read(d, block, n, used->v[i].off + off, &e) < 0)
-                return die("read");
-            if (!is_zero(block, n) && fd_pwrite(fd, block, n, used->v[i].off + off) < 0)
-                return die("write");
+    struct tracer *t = (struct tracer *)d;
+    extents_add(&t->seen, off, len);
+    return disk_read(t->next, buf, len, off, e);
+}
+
+static const struct disk_ops tracer_ops = {.type = "tracer", .read = tracer_read};
+
+static void put(FILE *out, uint64_t off, const uint8_t *data, size_t len)
+{
+    uint8_t head[8];
+    put_le32(head, (uint32_t)off);
+    put_le32(head + 4, (uint32_t)len);
+    (void)fwrite(head, 1, 6, out);
+    (void)fwrite(data, 1, len, out);
+}
+
+// The stretches of `len` bytes that are not zeros, those with short gaps joined.
+static void put_nonzero(FILE *out, uint64_t off, const uint8_t *data, size_t len)
+{
+    size_t from = 0, end = 0; // of the stretch so far
+    for (size_t i = 0; i < len; i++) {
+        if (!data[i])
+            continue;
+        if (end > from && i - end > 12) {
+            put(out, off + from, data + from, end - from);
+            from = i;
         }
-    return 0;
+        from = end > from ? from : i;
+        end = i + 1;
+    }
+    if (end > from)
+        put(out, off + from, data + from, end - from);
+}
+
+static int write_seed(const struct tracer *t, const char *path)
+{
+    FILE *out = fopen(path, "we");
+    uint8_t size[4];
+    struct err e;
+    if (!out)
+        return die(path);
+    put_le32(size, (uint32_t)(t->next->size / 512));
+    (void)fwrite(size, 1, 4, out);
+    for (size_t i = 0; i < t->seen.n; i++)
+        for (uint64_t off = 0; off < t->seen.v[i].len; off += 32 * KIB) {
+            size_t n = (size_t)min_u64(32 * KIB, t->seen.v[i].len - off);
+            if (disk_read(t->next, block, n, t->seen.v[i].off + off, &e) < 0)
+                return die("read");
+            put_nonzero(out, t->seen.v[i].off + off, block, n);
+        }
+    return fclose(out) ? die(path) : 0;
 }
 
 int main(int argc, char **argv)
@@ -85,10 +131,14 @@ int main(int argc, char **argv)
         return 1;
     }
     AUTO(extents_done) struct extents used = {0};
+    struct tracer t = {.disk = *d, .next = d};
+    t.disk.ops = &tracer_ops;
     int r = 2;
     for (size_t i = 0; i < ARRAY_LEN(readers); i++)
         if (strcmp(argv[2], readers[i].content) == 0)
-            r = readers[i].used(d, &used, &e);
+            r = readers[i].used(&t.disk, &used, &e);
+    int seed = strcmp(argv[1], "seed") == 0 && argc > 4 ? write_seed(&t, argv[4]) : 0;
+    extents_done(&t.seen);
     if (r < 0) {
         printf("%s: %s\n", e.code == ERR_REFUSED ? "refused" : "failed", e.text);
         return (int)e.code;
@@ -100,7 +150,5 @@ int main(int argc, char **argv)
         return 0;
     }
     printf("%llu\n", (unsigned long long)extents_bytes(&used, EXTENT_DATA));
-    if (strcmp(argv[1], "keep") == 0 && argc > 4)
-        return keep(d, argv[4], &used);
-    return strcmp(argv[1], "scribble") == 0 ? scribble(argv[3], &used, d->size) : 0;
+    return strcmp(argv[1], "scribble") == 0 ? scribble(argv[3], &used, d->size) : seed;
 }

@@ -241,9 +241,7 @@ int proc_start(const struct proc_options *options, struct proc **ret, struct err
         reap(p);
         return err_errno(e, errnum, "run %s", options->argv[0]);
     }
-    p->pidfd = pidfd_open(p->pid, 0);
-    if (p->pidfd < 0)
-        return err_errno(e, errno, "run %s: watch it", options->argv[0]);
+    p->pidfd = pidfd_open(p->pid, 0); // -1: see has_ended
     *ret = steal(p);
     return 0;
 }
@@ -253,23 +251,34 @@ pid_t proc_pid(const struct proc *p)
     return p->pid;
 }
 
-// Polls the child (and the cancel descriptor); 1: it ended, 0: timeout, -1: cancelled.
+// Without pidfd (valgrind and some sandboxes have none) wait_end looks now and then.
+#define LOOK_MS 20
+
+static bool has_ended(const struct proc *p)
+{
+    siginfo_t info = {0};
+    if (p->reaped)
+        return true;
+    if (waitid(P_PID, (id_t)p->pid, &info, WEXITED | WNOHANG | WNOWAIT) < 0)
+        return errno == ECHILD; // somebody else reaped it
+    return info.si_pid != 0;
+}
+
+// Waits for the child (and for cancellation); 1: it ended, 0: timeout, -1: cancelled.
 static int wait_end(const struct proc *p, uint64_t timeout_ms, bool cancellable)
 {
-    uint64_t start = clock_ms();
+    uint64_t start = clock_ms(), slice = p->pidfd >= 0 ? 3600 * 1000 : LOOK_MS;
     for (;;) {
-        if (p->reaped)
+        if (has_ended(p))
             return 1;
         if (cancellable && cancel_requested())
             return -1;
         uint64_t passed = clock_ms() - start;
-        uint64_t left = passed < timeout_ms ? timeout_ms - passed : 0;
+        if (passed >= timeout_ms)
+            return 0;
         struct pollfd fds[2] = {{.fd = p->pidfd, .events = POLLIN},
                                 {.fd = cancellable ? cancel_fd() : -1, .events = POLLIN}};
-        if (poll(fds, 2, (int)min_u64(left, 3600 * 1000)) > 0 && fds[0].revents)
-            return 1;
-        if (left == 0)
-            return 0;
+        poll(fds, 2, (int)min_u64(timeout_ms - passed, slice));
     }
 }
 
@@ -305,12 +314,10 @@ void proc_end(struct proc *p)
 {
     if (!p)
         return;
-    if (!p->reaped && p->pidfd >= 0 && wait_end(p, 0, false) != 1) {
+    if (!has_ended(p)) {
         proc_kill(p, SIGTERM);
         if (wait_end(p, 5000, false) != 1)
             proc_kill(p, SIGKILL);
-    } else if (!p->reaped && p->pidfd < 0) {
-        proc_kill(p, SIGKILL);
     }
     reap(p);
     fd_close(p->pidfd);

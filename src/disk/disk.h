@@ -117,8 +117,8 @@ int file_open(const struct file_options *options, struct disk **ret, struct err 
 // -------------------------------------------------------------------
 
 // Held while the descriptor (opened for reading at least) lives: as a reader, several of
-// whom share, or as the only writer. ERR_REFUSED: QEMU or one of us has the file open in a
-// way that does not go with it. file_open() takes them itself.
+// whom share, or as the only writer. ERR_REFUSED: QEMU or one of us has the file open in
+// a way that does not go with it. file_open() takes them itself.
 int disk_lock(int fd, const char *path, bool writable, struct err *e);
 
 // --- nbd.c: an NBD export

@@ -16,11 +16,8 @@
 #include <unistd.h>
 
 static const struct fs_reader readers[] = {
-    {"ext4", fs_ext_used},
-    {"xfs", fs_xfs_used},
-    {"btrfs", fs_btrfs_used},
-    {"ntfs", fs_ntfs_used},
-    {"vfat", fs_fat_used},
+    {"ext4", fs_ext_used},  {"xfs", fs_xfs_used},  {"btrfs", fs_btrfs_used},
+    {"ntfs", fs_ntfs_used}, {"vfat", fs_fat_used},
 };
 
 static uint8_t block[MIB];

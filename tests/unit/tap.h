@@ -8,7 +8,8 @@
 #include <string.h>
 
 static int tap_n, tap_failed;
-__attribute__((format(printf, 2, 3), unused)) static bool ok(bool passed, const char *name, ...)
+__attribute__((format(printf, 2, 3), unused)) static bool ok(bool passed,
+                                                             const char *name, ...)
 {
     va_list ap;
     va_start(ap, name);
@@ -20,14 +21,17 @@ __attribute__((format(printf, 2, 3), unused)) static bool ok(bool passed, const 
     tap_failed += !passed;
     return passed;
 }
-__attribute__((unused)) static bool is_str(const char *got, const char *want, const char *name)
+__attribute__((unused)) static bool is_str(const char *got, const char *want,
+                                           const char *name)
 {
     bool same = got && want ? strcmp(got, want) == 0 : got == want;
     if (!same)
-        printf("#   got:  %s\n#   want: %s\n", got ? got : "(null)", want ? want : "(null)");
+        printf("#   got:  %s\n#   want: %s\n", got ? got : "(null)",
+               want ? want : "(null)");
     return ok(same, "%s", name);
 }
-__attribute__((unused)) static bool is_u64(unsigned long long got, unsigned long long want, const char *name)
+__attribute__((unused)) static bool is_u64(unsigned long long got,
+                                           unsigned long long want, const char *name)
 {
     if (got != want)
         printf("#   got:  %llu\n#   want: %llu\n", got, want);

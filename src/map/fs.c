@@ -10,13 +10,18 @@ const struct fs_reader fs_readers[] = {
     {"vfat", fs_fat_used}, {"swap", fs_swap_used},   {NULL, NULL},
 };
 
-void fs_add(struct extents *used, uint64_t off, uint64_t len)
+void fs_add_max(struct extents *used, uint64_t off, uint64_t len, size_t max)
 {
     struct extent *last = used->n ? &used->v[used->n - 1] : NULL;
     if (last && off >= last->off + last->len && off - last->off - last->len < MAP_BLOCK)
         last->len = off + len - last->off;
     else
         extents_add(used, off, len);
-    for (uint64_t granule = 2 * MAP_BLOCK; used->n > FS_EXTENTS_MAX; granule *= 2)
+    for (uint64_t granule = 2 * MAP_BLOCK; used->n > max; granule *= 2)
         extents_align(used, granule, INT64_MAX);
+}
+
+void fs_add(struct extents *used, uint64_t off, uint64_t len)
+{
+    fs_add_max(used, off, len, FS_EXTENTS_MAX);
 }

@@ -10,6 +10,8 @@
 // past FS_EXTENTS_MAX it is made coarser, so that no file system can fill the memory.
 #define FS_EXTENTS_MAX 200000
 void fs_add(struct extents *used, uint64_t off, uint64_t len);
+// The same with another ceiling.
+void fs_add_max(struct extents *used, uint64_t off, uint64_t len, size_t max);
 
 int fs_ext_used(struct disk *d, struct extents *ret_used, struct err *e);
 int fs_xfs_used(struct disk *d, struct extents *ret_used, struct err *e);

@@ -36,7 +36,8 @@
     {                                                             \
         fn(*p);                                                   \
     }
-#define AUTO(fn) __attribute__((cleanup(auto_##fn)))
+// unused: a variable may be there for its cleanup alone.
+#define AUTO(fn) __attribute__((unused, cleanup(auto_##fn)))
 
 // Hands ownership on: yields p and leaves NULL behind.
 #define steal(p)                     \

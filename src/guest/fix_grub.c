@@ -74,6 +74,8 @@ static void boot_line(const struct guest *g, void *ctx, struct span line, struct
 {
     if (is_cmdline(ctx, line))
         replace_parameters(g, line, out, notes);
+    else if (span_starts(line, "# kopt=")) // what GRUB 1's update-grub makes lines of
+        device_replace(g, line, out, notes);
     else
         buf_span(out, line);
 }

@@ -189,14 +189,34 @@ static void plan_links(const struct naming *n, struct name_plan *plan)
     }
 }
 
+// A statement by place becomes a comment.
+static void rules_line(const struct guest *g, void *ctx, struct span line,
+                       struct buf *out, struct strings *notes)
+{
+    (void)g;
+    (void)ctx;
+    AUTO(nic_names_done) struct nic_names said = {0};
+    parse_rules(line, "", &said);
+    if (said.n && !said.v[0].mac) {
+        buf_str(out, "# godwit: the old hardware's: ");
+        strings_take(notes, xasprintf("rule for %s by its place is off", said.v[0].name));
+    }
+    buf_span(out, line);
+}
+
 // One file for all, the old lines kept.
 static int plan_rules(const struct naming *n, struct name_plan *plan, struct err *e)
 {
+    AUTO(buf_done) struct buf old = BUF_INIT(TEXT_LIMIT);
     AUTO(buf_done) struct buf text = BUF_INIT(2 * TEXT_LIMIT), note = BUF_INIT(64 * KIB);
-    if (tree_exists(n->g->tree, RULES) && tree_read(n->g->tree, RULES, &text, e))
+    if (tree_exists(n->g->tree, RULES) && tree_read(n->g->tree, RULES, &old, e))
         return -1;
-    if (text.len && text.data[text.len - 1] != '\n')
+    AUTO(strings_done) struct strings off = {0}; // said by disarm
+    struct span rest = {old.data, old.len}, line;
+    while (text_line(&rest, &line)) {
+        rules_line(n->g, NULL, line, &text, &off);
         buf_str(&text, "\n");
+    }
     for (size_t i = 0; i < n->names.n; i++) {
         AUTO(str_free) char *mac = nic_mac(n->g, i);
         const char *name = n->names.v[i];
@@ -228,20 +248,6 @@ int name_plan_make(const struct guest *g, struct name_plan *ret, struct err *e)
 }
 
 // --- statements by place
-
-static void rules_line(const struct guest *g, void *ctx, struct span line,
-                       struct buf *out, struct strings *notes)
-{
-    (void)g;
-    (void)ctx;
-    AUTO(nic_names_done) struct nic_names said = {0};
-    parse_rules(line, "", &said);
-    if (said.n && !said.v[0].mac) {
-        buf_str(out, "# godwit: the old hardware's: ");
-        strings_take(notes, xasprintf("rule for %s by its place is off", said.v[0].name));
-    }
-    buf_span(out, line);
-}
 
 static int disarm(struct guest *g, const struct nic_names *said, struct strings *done,
                   struct err *e)
@@ -287,6 +293,14 @@ static int keep_from_cloud_init(struct guest *g, struct strings *done, struct er
     return 0;
 }
 
+static bool has_text(struct tree *t, const char *path, const char *text)
+{
+    AUTO(buf_done) struct buf old = BUF_INIT(2 * TEXT_LIMIT);
+    struct err ignored; // what cannot be read is not the same
+    return tree_exists(t, path) && tree_read(t, path, &old, &ignored) == 0 &&
+           strcmp(old.data, text) == 0;
+}
+
 int fix_network(struct guest *g, struct strings *done, struct err *e)
 {
     AUTO(name_plan_done) struct name_plan plan = {0};
@@ -296,6 +310,8 @@ int fix_network(struct guest *g, struct strings *done, struct err *e)
         return -1;
     for (size_t i = 0; i < plan.n; i++) {
         AUTO(str_free) char *dir = path_dir(plan.v[i].path);
+        if (has_text(g->tree, plan.v[i].path, plan.v[i].text))
+            continue;
         if (tree_mkdir(g->tree, dir, e) ||
             tree_write(g->tree, plan.v[i].path, plan.v[i].text, strlen(plan.v[i].text),
                        e))

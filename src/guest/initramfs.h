@@ -17,7 +17,7 @@ struct tree;
 
 // Ceilings: an image with every driver and firmware has 500 MB in 30,000 entries.
 #define INITRAMFS_FILE_LIMIT (1 * GIB)
-#define INITRAMFS_CONTENT_LIMIT (3 * GIB)
+#define INITRAMFS_CONTENT_LIMIT (2 * GIB)
 #define INITRAMFS_ENTRIES_LIMIT 200000
 #define INITRAMFS_SEGMENTS_LIMIT 64
 #define MODULE_LIMIT (128 * MIB)

@@ -15,6 +15,8 @@ static int inner_write(void *ctx, const void *data, size_t len, struct err *e)
 {
     struct inner *in = ctx;
     const uint8_t *p = data;
+    if (cpio_ended(in->reader) && is_zero(data, len)) // padding, which may be long
+        return 0;
     while (len) {
         if (cpio_ended(in->reader) && *p == 0) {
             p++;

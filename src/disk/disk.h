@@ -128,6 +128,7 @@ struct nbd_options {
     const char *socket; // Unix socket
     const char *export_name;
     unsigned connections; // opened when needed, at most the server's multi-conn limit
+    bool connect_all;     // all connections now: the socket may be unlinked afterwards
     bool writable;
 };
 int nbd_open(const struct nbd_options *options, struct disk **ret, struct err *e);

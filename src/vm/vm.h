@@ -14,7 +14,7 @@
 enum accel { ACCEL_AUTO, ACCEL_KVM, ACCEL_TCG };
 // AUTO: $GODWIT_ACCEL if set, else KVM if a tiny kernel starts under it within 5 seconds
 // (answer kept per machine in `cache_dir`, keyed by kernel release, QEMU version and boot
-// id), else TCG. *ret_why says it in a line.
+// id), else TCG. *ret_why says it in a line. cache_dir NULL: the user's cache.
 int accel_choose(enum accel wish, const char *cache_dir, enum accel *ret,
                  const char **ret_why, struct err *e);
 
@@ -26,14 +26,17 @@ struct vm_disk {
     const char *socket; // Unix socket of an NBD export
     const char *format; // "raw" "qcow2"
     const char *serial; // at most 20 characters
-    const char *bus;    // "virtio" "sata" "scsi" "nvme"; NULL: virtio
+    const char
+        *bus; // "virtio" "sata" "scsi" "nvme"; NULL: virtio (hot-plug: always scsi)
     bool read_only;
-    bool discard_writes; // snapshot=on: nothing reaches the file
+    bool discard_writes; // what is written goes to a file in run_dir and ends with the VM
+    uint32_t sector_size; // 512 or 4096 as the guest sees it; 0: 512
 };
 struct vm_nic {
     const char *mac, *model; // model NULL: virtio-net-pci
     const char *net;         // "10.0.2.0/24" of the user network; NULL: QEMU's own
     const char *host;        // address of the host in it; NULL: the .2 (QEMU's rule)
+    const char *dns, *dhcp;  // name server and first leased address in it; NULL: .3, .15
     const char *forward;     // "tcp:127.0.0.1:PORT-ADDRESS:PORT", NULL: none; restrict=on
                              // always: nothing leaves
 };
@@ -52,6 +55,9 @@ struct vm_options {
     bool serial_port;    // a virtio-serial port named "godwit"
     bool display;        // a VGA card, so that a screen can be kept
 };
+// A running QEMU. It dies with the *thread* that started it (kill -9 of godwit leaves
+// none), so that thread has to live on. It is confined: seccomp, no default devices, no
+// way to a network. Waits end with a timeout and with cancellation.
 struct vm;
 int vm_start(const struct vm_options *options, struct vm **ret, struct err *e);
 // Hot-plug through QMP. The disk is gone after vm_remove_disk returns.
@@ -78,7 +84,7 @@ struct appliance_options {
     const char *dir; // where kernel and initramfs are; NULL: $GODWIT_APPLIANCE, the
                      // installed place, the cache
     const char *cache_dir;
-    uint64_t memory; // 0: 512 MiB
+    uint64_t memory; // 0: 512 MiB; LUKS2 with its usual settings wants 2 GiB
 };
 struct appliance;
 // In two steps, for a caller with something else to do meanwhile (copying): begin returns

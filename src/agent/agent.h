@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+// `godwit-agent`: in the appliance it is process 1 and answers control calls.
+#pragma once
+
+#include "net/net.h"
+
+// --- boot.c: process 1
+
+// Mounts what programs need and loads the modules that /etc/modules lists.
+void boot_system(void);
+// The word of NAME=word on the kernel's command line, into `out`; false: not there.
+bool boot_parameter(const char *name, char *out, size_t size);
+// Loads the drivers of all hardware present (real machines).
+void boot_find_hardware(void);
+__attribute__((noreturn)) void boot_power_off(void);
+
+// --- disks.c: disks by their serial numbers
+
+struct disk_found {
+    char *serial, *node;
+    uint64_t size;
+    uint64_t sector_size;
+    bool read_only;
+};
+// Waits until the disk is there and its partitions are known.
+int disk_find(const char *serial, uint64_t timeout_ms, struct disk_found *ret,
+              struct err *e);
+void disk_found_done(struct disk_found *d);
+
+// --- helper.c: the calls of the appliance (docs/control.md)
+
+struct call {
+    struct route route;
+    const char *what, *request, *reply; // for the documentation
+};
+extern const struct call helper_calls[];
+extern const size_t n_helper_calls;
+// Answers on the virtio-serial port "godwit"; returns only on failure.
+int helper_serve(struct err *e);
+
+// --- metal.c: what a machine booted from our image shows
+
+__attribute__((noreturn)) void metal_show(void);

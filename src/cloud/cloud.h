@@ -39,15 +39,16 @@ struct cloud_ops {
     // As target. check refuses before anything is copied: no room, not writable, name
     // taken by something that is not this job's. place fills the paths of every disk and
     // takes the name for the job: the folder and the hidden marker `.NAME.godwit` in it
-    // are made (remove deletes the marker), so that a run after kill -9 knows its own
-    // files. Both are repeatable. NULL: cannot be a target.
+    // are made (remove deletes it once no disk is left), so that a run after kill -9
+    // knows its own files. Both are repeatable. NULL: cannot be a target.
     int (*check)(struct cloud *c, const struct cloud_machine *m, struct err *e);
     int (*place)(struct cloud *c, struct cloud_machine *m, struct err *e);
     // Makes the machine known (NAME.xml; a defined domain). Repeatable: a second call
     // replaces the first.
     int (*import)(struct cloud *c, const struct cloud_machine *m, struct err *e);
     int (*launch)(struct cloud *c, const struct cloud_machine *m, struct err *e);
-    // Stops and forgets the machine; never touches disks.
+    // Stops and forgets the machine; never touches disks. Repeatable; call it again once
+    // the disks are gone, and nothing of the job is left.
     int (*remove)(struct cloud *c, const struct cloud_machine *m, struct err *e);
     // As source: the machine that `address` names, off; running: ERR_REFUSED. NULL:
     // cannot be a source.

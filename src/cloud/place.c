@@ -4,14 +4,13 @@
 //     NAME-vda.raw    the replica        NAME-vda.map    its map
 //     NAME-vda.qcow2  the overlay        .NAME.godwit    whose they are: "JOB-CREATED\n"
 //
-// The marker is written before the first file is made and removed when the guest is
-// forgotten, so at any moment, also after kill -9, a file of this name is either the
-// job's or a stranger's, and a stranger's is never touched. An empty marker is one whose
-// writer was killed between making and filling it; it owns nothing.
+// The marker is written before the first file is made and goes after the last, so at any
+// moment, also after kill -9, a file of this name is either the job's or a stranger's,
+// and a stranger's is never touched. A marker without any file keeps nobody out: its job
+// was discarded, or has not begun (two that begin at once meet at QEMU's image lock).
 #include "cloud/place.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -37,6 +36,31 @@ static char *disk_path(const char *dir, const struct cloud_machine *m, size_t i,
     machine_disk_target(i, target);
     AUTO(str_free) char *suffix = xasprintf("-%s%s", target, ending);
     return place_path(dir, m, suffix);
+}
+
+// --- the files
+// ---
+
+static bool is_there(const char *path)
+{
+    struct stat st;
+    return lstat(path, &st) == 0;
+}
+
+// The first file of the guest that exists; NULL: none.
+static char *find_file(const char *dir, const struct cloud_machine *m)
+{
+    static const char *const endings[] = {".raw", ".qcow2", ".map"};
+    AUTO(str_free) char *xml = place_path(dir, m, ".xml");
+    if (is_there(xml))
+        return steal(xml);
+    for (size_t i = 0; i < m->n_disks; i++)
+        for (size_t k = 0; k < ARRAY_LEN(endings); k++) {
+            AUTO(str_free) char *path = disk_path(dir, m, i, endings[k]);
+            if (is_there(path))
+                return steal(path);
+        }
+    return NULL;
 }
 
 // --- the marker
@@ -72,8 +96,20 @@ bool place_is_ours(const char *dir, const struct cloud_machine *m)
 void place_forget(const char *dir, const struct cloud_machine *m)
 {
     AUTO(str_free) char *path = marker_path(dir, m);
-    if (place_is_ours(dir, m))
-        (void)unlink(path); // left behind it only keeps the name taken
+    AUTO(str_free) char *file = find_file(dir, m);
+    if (!file && place_is_ours(dir, m))
+        (void)unlink(path); // left behind it keeps nobody out
+}
+
+static int check_owner(const char *dir, const struct cloud_machine *m, struct err *e)
+{
+    AUTO(str_free) char *file = find_file(dir, m);
+    if (!file || place_is_ours(dir, m))
+        return 0;
+    return err_set(e, ERR_REFUSED,
+                   "%s already holds a guest '%s' that is not this job's (%s is there); "
+                   "choose another name with --name, or another place",
+                   dir, m->name, path_base(file));
 }
 
 static int take_marker(const char *dir, const struct cloud_machine *m, struct err *e)
@@ -81,17 +117,6 @@ static int take_marker(const char *dir, const struct cloud_machine *m, struct er
     AUTO(str_free) char *path = marker_path(dir, m);
     AUTO(str_free) char *tag = place_tag(m);
     AUTO(str_free) char *line = xasprintf("%s\n", tag);
-    AUTO(fd_close) int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
-    if (fd < 0 && errno != EEXIST)
-        return err_errno(e, errno, "making %s", path);
-    if (fd < 0) {
-        AUTO(str_free) char *owner = read_marker(path);
-        if (owner && *owner && strcmp(owner, tag) != 0)
-            return err_set(e, ERR_REFUSED,
-                           "%s: the name '%s' is taken by job %s; choose another with "
-                           "--name, or discard that job",
-                           dir, m->name, owner);
-    }
     return file_write(path, line, strlen(line), 0644, e);
 }
 
@@ -138,42 +163,6 @@ static int check_folder(const char *dir, char **ret_existing, struct err *e)
         return -1;
     }
     *ret_existing = steal(path);
-    return 0;
-}
-
-static bool is_there(const char *path)
-{
-    struct stat st;
-    return lstat(path, &st) == 0;
-}
-
-static int taken(const char *dir, const char *file, const struct cloud_machine *m,
-                 struct err *e)
-{
-    return err_set(e, ERR_REFUSED,
-                   "%s already holds a guest '%s' that is not this job's (%s is there); "
-                   "choose another name with --name, or another place",
-                   dir, m->name, path_base(file));
-}
-
-static int check_owner(const char *dir, const struct cloud_machine *m, struct err *e)
-{
-    static const char *const endings[] = {".raw", ".qcow2", ".map"};
-    if (place_is_ours(dir, m))
-        return 0;
-    AUTO(str_free) char *marker = marker_path(dir, m);
-    AUTO(str_free) char *owner = read_marker(marker);
-    if (owner && *owner)
-        return taken(dir, marker, m, e);
-    AUTO(str_free) char *xml = place_path(dir, m, ".xml");
-    if (is_there(xml))
-        return taken(dir, xml, m, e);
-    for (size_t i = 0; i < m->n_disks; i++)
-        for (size_t k = 0; k < ARRAY_LEN(endings); k++) {
-            AUTO(str_free) char *path = disk_path(dir, m, i, endings[k]);
-            if (is_there(path))
-                return taken(dir, path, m, e);
-        }
     return 0;
 }
 

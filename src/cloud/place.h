@@ -13,7 +13,7 @@ int place_check(const char *dir, const struct cloud_machine *m, struct err *e);
 int place_take(const char *dir, struct cloud_machine *m, struct err *e);
 // Is the marker of m's name in `dir` ours?
 bool place_is_ours(const char *dir, const struct cloud_machine *m);
-// Removes the marker if it is ours.
+// Removes the marker if it is ours and no file of the guest is left.
 void place_forget(const char *dir, const struct cloud_machine *m);
 char *place_path(const char *dir, const struct cloud_machine *m, const char *suffix);
 

@@ -124,11 +124,12 @@ void extents_align(struct extents *x, uint64_t granule, uint64_t size)
     size_t n = 0;
     for (size_t i = 0; i < x->n; i++) {
         uint64_t start = round_down(x->v[i].off, granule), end = extent_end(&x->v[i]);
-        if (x->v[i].kind != EXTENT_DATA || start >= size)
+        if (x->v[i].kind != EXTENT_DATA || x->v[i].off >= size)
             continue;
-        // Rounding up may pass 2^64 for a disk of nearly that size; the cut comes first.
-        end = end >= size || size - end < granule ? size : round_up(end, granule);
         end = min_u64(end, size);
+        // Not by round_up(), which wraps for a disk of nearly 2^64 bytes.
+        uint64_t rest = end % granule > 0 ? granule - end % granule : 0;
+        end += min_u64(rest, size - end);
         if (n > 0 && extent_end(&x->v[n - 1]) >= start)
             x->v[n - 1].len = max_u64(extent_end(&x->v[n - 1]), end) - x->v[n - 1].off;
         else

@@ -22,8 +22,8 @@ static void replace_field(const struct guest *g, struct span line, struct span f
 }
 
 // ctx: which field names the device.
-static void table_line(const struct guest *g, void *ctx, struct span line,
-                       struct buf *out, struct strings *notes)
+void fix_table_line(const struct guest *g, void *ctx, struct span line, struct buf *out,
+                    struct strings *notes)
 {
     const size_t *wanted = ctx;
     struct span rest = line, field = {0};
@@ -49,8 +49,8 @@ static void device_line(const struct guest *g, void *ctx, struct span line,
 int fix_fstab(struct guest *g, struct strings *done, struct err *e)
 {
     size_t fstab_field = 0, crypttab_field = 1;
-    if (text_edit(g, "/etc/fstab", table_line, &fstab_field, done, e) ||
-        text_edit(g, "/etc/crypttab", table_line, &crypttab_field, done, e))
+    if (text_edit(g, "/etc/fstab", fix_table_line, &fstab_field, done, e) ||
+        text_edit(g, "/etc/crypttab", fix_table_line, &crypttab_field, done, e))
         return -1;
     return 0;
 }

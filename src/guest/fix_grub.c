@@ -69,7 +69,7 @@ static void replace_parameters(const struct guest *g, struct span line, struct b
     buf_add(out, at, (size_t)(line.p + line.n - at));
 }
 
-static void boot_line(const struct guest *g, void *ctx, struct span line, struct buf *out,
+void fix_cmdline_line(const struct guest *g, void *ctx, struct span line, struct buf *out,
                       struct strings *notes)
 {
     if (is_cmdline(ctx, line))
@@ -80,8 +80,8 @@ static void boot_line(const struct guest *g, void *ctx, struct span line, struct
         buf_span(out, line);
 }
 
-static void default_line(const struct guest *g, void *ctx, struct span line,
-                         struct buf *out, struct strings *notes)
+void fix_default_line(const struct guest *g, void *ctx, struct span line, struct buf *out,
+                      struct strings *notes)
 {
     (void)ctx;
     struct span trimmed = span_trim(line);
@@ -104,14 +104,14 @@ static void default_line(const struct guest *g, void *ctx, struct span line,
 static int fix_defaults(struct guest *g, struct strings *done, struct err *e)
 {
     static const char dir[] = "/etc/default/grub.d";
-    if (text_edit(g, "/etc/default/grub", default_line, NULL, done, e))
+    if (text_edit(g, "/etc/default/grub", fix_default_line, NULL, done, e))
         return -1;
     AUTO(strings_done) struct strings names = {0};
     if (tree_list(g->tree, dir, &names, e))
         return -1;
     for (size_t i = 0; i < names.n; i++) {
         AUTO(str_free) char *path = path_join(dir, names.v[i]);
-        if (str_ends(path, ".cfg") && text_edit(g, path, default_line, NULL, done, e))
+        if (str_ends(path, ".cfg") && text_edit(g, path, fix_default_line, NULL, done, e))
             return -1;
     }
     return 0;
@@ -142,7 +142,7 @@ static int fix_entries(struct guest *g, struct strings *done, struct err *e)
         for (size_t j = 0; j < names.n; j++) {
             AUTO(str_free) char *path = path_join(dir, names.v[j]);
             if (str_ends(path, ".conf") &&
-                text_edit(g, path, boot_line, (void *)&kind, done, e))
+                text_edit(g, path, fix_cmdline_line, (void *)&kind, done, e))
                 return -1;
         }
     }
@@ -152,7 +152,7 @@ static int fix_entries(struct guest *g, struct strings *done, struct err *e)
 int fix_grub(struct guest *g, struct strings *done, struct err *e)
 {
     for (const struct cmdline_file *f = cmdline_files; f->path; f++)
-        if (text_edit(g, f->path, boot_line, (void *)f, done, e))
+        if (text_edit(g, f->path, fix_cmdline_line, (void *)f, done, e))
             return -1;
     if (fix_defaults(g, done, e) || fix_device_map(g, done, e))
         return -1;

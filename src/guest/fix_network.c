@@ -190,8 +190,8 @@ static void plan_links(const struct naming *n, struct name_plan *plan)
 }
 
 // A statement by place becomes a comment.
-static void rules_line(const struct guest *g, void *ctx, struct span line,
-                       struct buf *out, struct strings *notes)
+void fix_rules_line(const struct guest *g, void *ctx, struct span line, struct buf *out,
+                    struct strings *notes)
 {
     (void)g;
     (void)ctx;
@@ -214,7 +214,7 @@ static int plan_rules(const struct naming *n, struct name_plan *plan, struct err
     AUTO(strings_done) struct strings off = {0}; // said by disarm
     struct span rest = {old.data, old.len}, line;
     while (text_line(&rest, &line)) {
-        rules_line(n->g, NULL, line, &text, &off);
+        fix_rules_line(n->g, NULL, line, &text, &off);
         buf_str(&text, "\n");
     }
     for (size_t i = 0; i < n->names.n; i++) {
@@ -257,7 +257,7 @@ static int disarm(struct guest *g, const struct nic_names *said, struct strings 
         if (s->mac || !tree_exists(g->tree, s->file))
             continue;
         if (str_ends(s->file, ".rules")) {
-            if (text_edit(g, s->file, rules_line, NULL, done, e))
+            if (text_edit(g, s->file, fix_rules_line, NULL, done, e))
                 return -1;
             continue;
         }

@@ -22,6 +22,14 @@ extern const struct cmdline_file cmdline_files[]; // ends with a row without pat
 // Does the line begin with one of the file's keywords?
 bool is_cmdline(const struct cmdline_file *file, struct span line);
 
+// What is done to one line of which file; ctx is said in each file. Once done there is
+// nothing to do.
+text_edit_fn fix_table_line;   // fstab, crypttab; ctx: size_t, the device's field
+text_edit_fn fix_cmdline_line; // grub.cfg and its kin; ctx: struct cmdline_file
+text_edit_fn fix_default_line; // /etc/default/grub
+text_edit_fn fix_rules_line;   // udev rules
+text_edit_fn console_line;     // grub.cfg and its kin; ctx: struct cmdline_file
+
 // What keeps the NICs' names: files that are not there yet.
 struct name_file {
     char *path, *text;

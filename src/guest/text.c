@@ -118,6 +118,18 @@ bool ini_at(const struct ini *ini, const char *section, const char *key)
     return span_is(ini->section, section) && span_is(ini->key, key);
 }
 
+void text_apply(const struct guest *g, struct span text, text_edit_fn *fn, void *ctx,
+                struct buf *out, struct strings *notes)
+{
+    const char *end = text.p + text.n;
+    struct span line;
+    while (text_line(&text, &line)) {
+        fn(g, ctx, line, out, notes);
+        if (line.p + line.n < end) // the last line may lack its newline
+            buf_str(out, "\n");
+    }
+}
+
 int text_edit(struct guest *g, const char *path, text_edit_fn *fn, void *ctx,
               struct strings *done, struct err *e)
 {
@@ -128,12 +140,7 @@ int text_edit(struct guest *g, const char *path, text_edit_fn *fn, void *ctx,
         return -1;
     AUTO(buf_done) struct buf new = BUF_INIT(2 * TEXT_LIMIT);
     AUTO(strings_done) struct strings notes = {0};
-    struct span rest = {old.data, old.len}, line;
-    while (text_line(&rest, &line)) {
-        fn(g, ctx, line, &new, &notes);
-        if (line.p + line.n < old.data + old.len) // the last line may lack its newline
-            buf_str(&new, "\n");
-    }
+    text_apply(g, (struct span){old.data, old.len}, fn, ctx, &new, &notes);
     if (!notes.n)
         return 0;
     if (new.overflow)

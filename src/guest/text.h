@@ -47,6 +47,9 @@ bool ini_at(const struct ini *ini, const char *section, const char *key);
 // `notes` (none: nothing did).
 typedef void text_edit_fn(const struct guest *g, void *ctx, struct span line,
                           struct buf *out, struct strings *notes);
+// Runs `fn` over each line of `text`.
+void text_apply(const struct guest *g, struct span text, text_edit_fn *fn, void *ctx,
+                struct buf *out, struct strings *notes);
 // Runs `fn` over each line of `path` (missing: fine) and replaces the file if a note came
 // up; "PATH: NOTE" is appended to `done`.
 int text_edit(struct guest *g, const char *path, text_edit_fn *fn, void *ctx,

@@ -130,10 +130,10 @@ static int extent_found(void *context, const char *name, uint64_t need, struct e
     if (walk_resolve(x->walk, link->path, name, "extent", &path, e) < 0 ||
         walk_lock(x->walk, path, &fd, &st, e) < 0)
         return -1;
-    if ((uint64_t)st.st_size < need)
+    if ((uint64_t)st.st_size < need || st.st_size % 512 != 0)
         return err_set(e, ERR_REFUSED,
-                       "%s has %" PRIu64 " bytes where %s says %" PRIu64
-                       ": it was truncated",
+                       "%s has %" PRIu64 " bytes where %s says at least %" PRIu64
+                       " in whole sectors: it was truncated",
                        path, (uint64_t)st.st_size, link->path, need);
     // The data lies in one file only when there is no second one.
     if (x->n == 1)
@@ -392,7 +392,10 @@ static int walk_link(struct walk *w, const char *path, const char *format,
         return -1;
     if (link_look(w, link, &probe, &said, e) < 0)
         return -1;
-    link->cluster = said.cluster > 0 && said.cluster <= 64 * MIB ? said.cluster : 2 * MIB;
+    // Only VMDK's last grain is left unfinished by those who write them, in whole
+    // sectors.
+    bool unfinished = strcmp(link->format->name, "vmdk") == 0 && st.st_size % 512 == 0;
+    link->cluster = unfinished ? min_u64(max_u64(said.cluster, 64 * KIB), MIB) : 1;
     c->info.compressed = c->info.compressed || said.compressed;
     if (top) {
         c->info.format = xstrdup(link->format->name);

@@ -15,6 +15,7 @@ struct image_format {
     const char *name; // QEMU's
     bool backing;     // takes the option "backing"
     bool mapped;      // `qemu-img map` tells offsets in the one file that holds the data
+    unsigned granule; // every whole file of it is a multiple of this
     bool checked;     // `qemu-img check` knows it
 };
 // NULL: not one that we read.

@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <linux/fs.h>
+#include <strings.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 
@@ -19,15 +20,15 @@
 #define SECTOR 512
 
 static const struct image_format formats[] = {
-    {.name = "raw", .mapped = true},
-    {.name = "qcow2", .backing = true, .mapped = true, .checked = true},
-    {.name = "vmdk", .backing = true, .mapped = true, .checked = true},
-    {.name = "vpc", .mapped = true},
-    {.name = "vhdx", .checked = true},
-    {.name = "vdi", .mapped = true, .checked = true},
-    {.name = "qcow", .backing = true},
-    {.name = "qed", .backing = true, .checked = true},
-    {.name = "parallels", .checked = true},
+    {.name = "raw", .granule = 1, .mapped = true},
+    {.name = "qcow2", .granule = 512, .backing = true, .mapped = true, .checked = true},
+    {.name = "vmdk", .granule = 1, .backing = true, .mapped = true, .checked = true},
+    {.name = "vpc", .granule = 1, .mapped = true},
+    {.name = "vhdx", .granule = MIB, .checked = true},
+    {.name = "vdi", .granule = 512, .mapped = true, .checked = true},
+    {.name = "qcow", .granule = 1, .backing = true},
+    {.name = "qed", .granule = 512, .backing = true, .checked = true},
+    {.name = "parallels", .granule = 1, .checked = true},
 };
 
 static const struct {
@@ -95,6 +96,24 @@ static int ends_read(int fd, const char *path, uint64_t part_off, uint64_t part_
     if (fd_pread(fd, ret->first, have, part_off) < 0 ||
         fd_pread(fd, ret->last, have, part_off + size - have) < 0)
         return err_errno(e, errno, "read %s", path);
+    return 0;
+}
+
+// A file named like an image without its magic number has lost its beginning or end; to
+// read that as raw would be to copy rubbish.
+static int check_name(const char *path, struct err *e)
+{
+    static const char *const names[][2] = {
+        {".qcow2", "qcow2"}, {".vmdk", "VMDK"}, {".vhd", "VHD"},
+        {".vhdx", "VHDX"},   {".vdi", "VDI"},   {".qed", "QED"},
+    };
+    const char *dot = strrchr(path_base(path), '.');
+    for (size_t i = 0; dot != NULL && i < ARRAY_LEN(names); i++)
+        if (strcasecmp(dot, names[i][0]) == 0)
+            return err_set(e, ERR_REFUSED,
+                           "%s is named like a %s and is none: truncated or corrupt (the "
+                           "format raw takes it as it is)",
+                           path, names[i][1]);
     return 0;
 }
 
@@ -185,6 +204,16 @@ int image_probe(int fd, const char *path, uint64_t part_off, uint64_t part_len,
         return err_set(e, ERR_REFUSED,
                        "%s: images of the format \"%s\" are not supported", path, name);
     name = p.format->name;
+    if (format == NULL && strcmp(name, "raw") == 0 && check_name(path, e) < 0)
+        return -1;
+    // Compressed clusters end anywhere, and half of one unpacks to something; but all who
+    // write them fill up the last sector.
+    if (ends.size % p.format->granule != 0)
+        return err_set(e, ERR_REFUSED,
+                       "%s has %" PRIu64
+                       " bytes, no multiple of %u: it was truncated (if "
+                       "not: truncate -s %%%u pads it)",
+                       path, ends.size, p.format->granule, p.format->granule);
     if (strcmp(name, "vpc") == 0 && check_vpc(&ends, path, e) < 0)
         return -1;
     if (strcmp(name, "qcow2") == 0 && check_qcow2(&ends, path, &p, e) < 0)

@@ -306,6 +306,14 @@ static int link_check(const struct image_link *link, struct image_info *info,
                        " corruptions and %" PRIu64 " errors",
                        link->path, corruptions, errors);
     info->compressed = info->compressed || compressed > 0;
+    // Compressed clusters end anywhere, and half of one unpacks to something; but who
+    // writes them fills up the last sector.
+    if (compressed > 0 && link->part_len == 0 && stat(link->path, &st) == 0 &&
+        st.st_size % 512 != 0)
+        return err_set(e, ERR_REFUSED,
+                       "%s has %" PRIu64 " bytes, no whole sectors: it was truncated (if "
+                       "not: truncate -s %%512 pads it)",
+                       link->path, (uint64_t)st.st_size);
     return 0;
 }
 

@@ -21,7 +21,7 @@
 
 static const struct image_format formats[] = {
     {.name = "raw", .granule = 1, .mapped = true},
-    {.name = "qcow2", .granule = 512, .backing = true, .mapped = true, .checked = true},
+    {.name = "qcow2", .granule = 1, .backing = true, .mapped = true, .checked = true},
     {.name = "vmdk", .granule = 1, .backing = true, .mapped = true, .checked = true},
     {.name = "vpc", .granule = 1, .mapped = true},
     {.name = "vhdx", .granule = MIB, .checked = true},
@@ -206,14 +206,10 @@ int image_probe(int fd, const char *path, uint64_t part_off, uint64_t part_len,
     name = p.format->name;
     if (format == NULL && strcmp(name, "raw") == 0 && check_name(path, e) < 0)
         return -1;
-    // Compressed clusters end anywhere, and half of one unpacks to something; but all who
-    // write them fill up the last sector.
     if (ends.size % p.format->granule != 0)
         return err_set(e, ERR_REFUSED,
-                       "%s has %" PRIu64
-                       " bytes, no multiple of %u: it was truncated (if "
-                       "not: truncate -s %%%u pads it)",
-                       path, ends.size, p.format->granule, p.format->granule);
+                       "%s has %" PRIu64 " bytes, no multiple of %u: it was truncated",
+                       path, ends.size, p.format->granule);
     if (strcmp(name, "vpc") == 0 && check_vpc(&ends, path, e) < 0)
         return -1;
     if (strcmp(name, "qcow2") == 0 && check_qcow2(&ends, path, &p, e) < 0)

@@ -243,7 +243,7 @@ static int resolve_point(const struct guest *g, const char *point, char **ret,
 {
     AUTO(fd_close) int fd = -1;
     char path[PATH_MAX], link[64];
-    if (tree_fd(g->tree, point, O_PATH | O_DIRECTORY, 0, &fd, e) < 0)
+    if (tree_fd(g->tree, point, O_RDONLY | O_DIRECTORY, 0, &fd, e) < 0)
         return -1;
     snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
     ssize_t n = readlink(link, path, sizeof(path) - 1);

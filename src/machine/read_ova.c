@@ -219,7 +219,7 @@ int ova_read(const char *text, size_t len, const struct machine_options *options
         return err_errno(e, errno, "opening it");
     o.size = (uint64_t)st.st_size;
     const struct member *ovf = NULL;
-    if (list_members(&o, e) < 0 || find_ovf(&o, &ovf, e) < 0)
+    if (list_members(&o, e) < 0 || find_ovf(&o, &ovf, e) < 0 || !ovf)
         return -1;
     AUTO(buf_done) struct buf xml = BUF_INIT(MACHINE_TEXT_MAX);
     if (read_member(&o, ovf, &xml, e) < 0)

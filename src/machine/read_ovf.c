@@ -53,6 +53,24 @@ static const xmlNode *find_by(const xmlNode *parent, const char *name, const cha
     return NULL;
 }
 
+// Shorter than the description says: a download that broke off.
+static int check_size(const xmlNode *file, const char *href,
+                      const struct machine_disk *disk, struct err *e)
+{
+    AUTO(str_free) char *text = xml_attr(file, "size");
+    uint64_t want, have = disk->part_len;
+    struct stat st;
+    if (!text || str_to_u64(text, &want) < 0)
+        return 0;
+    if (have == 0 && stat(disk->path, &st) == 0 && S_ISREG(st.st_mode))
+        have = (uint64_t)st.st_size;
+    if (have != 0 && have < want)
+        return err_set(e, ERR_REFUSED,
+                       "its file %s is truncated: %llu bytes instead of %llu", href,
+                       (unsigned long long)have, (unsigned long long)want);
+    return 0;
+}
+
 static int file_of(struct ovf *o, const char *file_id, struct machine_disk *disk,
                    struct err *e)
 {
@@ -75,7 +93,9 @@ static int file_of(struct ovf *o, const char *file_id, struct machine_disk *disk
     if (strstr(href, "://"))
         return err_set(e, ERR_REFUSED, "its file %s lies on the network; fetch it first",
                        href);
-    return o->files->find(o->files->context, href, disk, e);
+    if (o->files->find(o->files->context, href, disk, e) < 0)
+        return -1;
+    return check_size(file, href, disk, e);
 }
 
 // "http://…/vmdk.html#streamOptimized" → vmdk; NULL: not one we know.

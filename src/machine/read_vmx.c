@@ -5,6 +5,7 @@
 //
 //     scsi0:1.fileName = "data.vmdk"   device 1 of bus scsi0; also sata, ide, nvme
 //     scsi0:1.deviceType = "disk"      "scsi-hardDisk" "ata-hardDisk"; else no disk
+//     checkpoint.vmState = "x.vmss"    it is suspended; "" when it is not
 //     scsi0:1.present = "FALSE"        a device that was taken out; likewise
 //     scsi0.present
 //
@@ -17,6 +18,7 @@
 #include <iconv.h>
 #include <stdio.h>
 #include <strings.h>
+#include <sys/stat.h>
 
 #define ENTRIES_MAX 8192
 
@@ -222,6 +224,19 @@ static bool boots_first(const struct vmx *v, const char *device)
            (order[n] == 0 || order[n] == ',');
 }
 
+// VMware keeps a folder DISK.vmdk.lck while the machine runs.
+static int refuse_locked(const char *path, struct err *e)
+{
+    AUTO(str_free) char *lock = xasprintf("%s.lck", path);
+    struct stat st;
+    if (stat(lock, &st) < 0)
+        return 0;
+    return err_set(e, ERR_REFUSED,
+                   "its disk %s is in use by VMware: shut the machine down (or remove %s "
+                   "if VMware crashed)",
+                   path, lock);
+}
+
 static int take_disk(const struct vmx *v, const char *bus, const char *device,
                      const struct machine_options *options, struct machine *m,
                      struct err *e)
@@ -231,7 +246,7 @@ static int take_disk(const struct vmx *v, const char *bus, const char *device,
         !is_disk(get_of(v, device, "devicetype"), file))
         return 0;
     AUTO(machine_disk_done) struct machine_disk disk = {0};
-    if (find_file(v, file, options, &disk.path, e) < 0)
+    if (find_file(v, file, options, &disk.path, e) < 0 || refuse_locked(disk.path, e) < 0)
         return -1;
     disk.format = xstrdup("vmdk");
     disk.bus = xstrdup(bus);
@@ -303,8 +318,15 @@ static int read_numbers(const struct vmx *v, struct machine *m, struct err *e)
     return 0;
 }
 
-static int refuse_encrypted(const struct vmx *v, struct err *e)
+// What makes the disks alone less than the machine.
+static int refuse_state(const struct vmx *v, struct err *e)
 {
+    const char *suspended = get(v, "checkpoint.vmstate");
+    if (suspended && *suspended)
+        return err_set(e, ERR_REFUSED,
+                       "is suspended (%s): its memory holds what is not on disk; resume "
+                       "it and shut it down",
+                       suspended);
     static const char *const keys[] = {"encryption.data", "encryption.keysafe",
                                        "encryptedvm.guid"};
     for (size_t i = 0; i < ARRAY_LEN(keys); i++)
@@ -327,7 +349,7 @@ int vmx_read(const char *text, size_t len, const struct machine_options *options
              struct machine *m, struct err *e)
 {
     struct vmx v __attribute__((cleanup(auto_vmx_done))) = {0};
-    if (parse_lines(&v, text, len, e) < 0 || refuse_encrypted(&v, e) < 0 ||
+    if (parse_lines(&v, text, len, e) < 0 || refuse_state(&v, e) < 0 ||
         read_numbers(&v, m, e) < 0)
         return -1;
     const char *name = get(&v, "displayname"), *uuid = get(&v, "uuid.bios");

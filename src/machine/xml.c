@@ -20,6 +20,12 @@ static void refuse_doctype(void *context, const xmlChar *name, const xmlChar *ex
     xmlStopParser(ctxt);
 }
 
+// Some errors of character sets go past the parser's flags to stderr.
+static void be_quiet(void *context, xmlError *error)
+{
+    (void)context, (void)error;
+}
+
 static void discard_parser(xmlParserCtxt *ctxt)
 {
     if (ctxt)
@@ -38,9 +44,11 @@ int xml_open(const char *text, size_t len, const char *what, struct xml **ret,
     bool doctype = false;
     ctxt->_private = &doctype;
     ctxt->sax->internalSubset = refuse_doctype;
+    xmlSetStructuredErrorFunc(NULL, be_quiet);
     xmlDoc *doc = xmlCtxtReadMemory(ctxt, text, (int)len, NULL, NULL,
                                     XML_PARSE_NONET | XML_PARSE_NOERROR |
                                         XML_PARSE_NOWARNING | XML_PARSE_NOCDATA);
+    xmlSetStructuredErrorFunc(NULL, NULL);
     if (doctype) {
         if (doc)
             xmlFreeDoc(doc);

@@ -268,6 +268,30 @@ static void test_pools(void)
     (void)virStoragePoolFree(pool);
 }
 
+// What dir: writes starts as it is.
+static void test_folder(void)
+{
+    struct err e;
+    AUTO(str_free) char *dir = at("folder");
+    AUTO(str_free) char *address = xasprintf("dir:%s", dir);
+    AUTO(cloud_close) struct cloud *c = NULL;
+    struct cloud_machine m = guest("plain", 1);
+    AUTO(buf_done) struct buf xml = BUF_INIT(MIB);
+    AUTO(str_free) char *path = path_join(dir, "plain.xml");
+    if (cloud_open(address, &c, &e) < 0 || c->ops->place(c, &m, &e) < 0)
+        test_die(&e);
+    make_disks();
+    if (c->ops->import(c, &m, &e) < 0 || file_read(path, &xml, &e) < 0)
+        test_die(&e);
+    virDomainPtr d = virDomainCreateXML(conn, xml.data, VIR_DOMAIN_START_VALIDATE);
+    if (!ok(d != NULL, "dir:'s NAME.xml starts as it is")) {
+        printf("# %s\n", virGetLastErrorMessage());
+        return;
+    }
+    (void)virDomainDestroy(d);
+    (void)virDomainFree(d);
+}
+
 static void test_words(void)
 {
     struct err e;
@@ -337,6 +361,7 @@ int main(int argc, char **argv)
         test_stranger();
         test_source();
         test_pools();
+        test_folder();
         test_words();
     }
     free(disk.replica);

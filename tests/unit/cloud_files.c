@@ -3,6 +3,8 @@
 #include "cloud/cloud.h"
 #include "machine_test.h"
 
+#include <sched.h>
+#include <sys/mount.h>
 #include <sys/statvfs.h>
 
 static struct machine *machine;
@@ -198,6 +200,39 @@ static void test_room(void)
     cloud_close(proc);
 }
 
+// File systems of our own, in a mount namespace of our own.
+static void test_mounts(void)
+{
+    struct err e;
+    AUTO(str_free) char *dir = at("mnt");
+    if (dir_make(dir, 0755, &e) < 0)
+        test_die(&e);
+    if (unshare(CLONE_NEWNS) < 0 || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) ||
+        mount("tmpfs", dir, "tmpfs", 0, "size=4M")) {
+        skip("a small and a read-only file system", "mounting needs root");
+        return;
+    }
+    AUTO(cloud_close) struct cloud *c = open_dir("mnt/out");
+    struct cloud_machine m = guest("web", 1);
+    disks[0].needed = 3 * MIB;
+    ok(c->ops->check(c, &m, &e) == 0, "3 MiB fit into 4");
+    disks[1].needed = 2 * MIB;
+    is_refused(c->ops->check(c, &m, &e), &e, ERR_REFUSED, "are needed", "5 MiB do not");
+    disks[1].needed = 0;
+    if (c->ops->place(c, &m, &e) < 0)
+        test_die(&e);
+    AUTO(buf_done) struct buf b = BUF_INIT(4 * MIB);
+    while (b.len < 2 * MIB)
+        buf_add(&b, "0123456789abcdef", 16);
+    put("mnt/out/web-vda.raw", b.data, b.len);
+    ok(c->ops->check(c, &m, &e) == 0, "what is copied already is not needed again");
+    mount("none", dir, NULL, MS_REMOUNT | MS_RDONLY, NULL);
+    is_refused(c->ops->check(c, &m, &e), &e, ERR_REFUSED, "Read-only",
+               "a read-only file system");
+    umount2(dir, MNT_DETACH);
+    disks[0].needed = 0;
+}
+
 int main(void)
 {
     struct err e;
@@ -215,6 +250,7 @@ int main(void)
     test_words();
     test_room();
     test_markers();
+    test_mounts();
     for (size_t i = 0; i < 2; i++) {
         free(disks[i].replica);
         free(disks[i].map);

@@ -211,6 +211,14 @@ static void test_refused(void)
             "memory", "memory past 64 bits");
 }
 
+static void test_size(void)
+{
+    refused("a.ovf",
+            ENVELOPE "<References><File ovf:href='vm-disk1.vmdk' ovf:id='file1' "
+                     "ovf:size='2'/></References>" DISKS SYSTEM(DISK1, "") END,
+            "truncated", "a file shorter than it should be");
+}
+
 // Entities are never expanded, whether they blow up or read files.
 static void test_entities(void)
 {
@@ -270,6 +278,7 @@ int main(void)
     put_text("vm-disk1.vmdk", "x");
     put_text("my disk.vmdk", "x");
     test_refused();
+    test_size();
     test_entities();
     test_manifest();
     free(test_dir);

@@ -33,6 +33,7 @@ static const char workstation[] =
     "ide1:0.present = \"TRUE\"\n"
     "ide1:0.fileName = \"C:\\Users\\me\\VMs\\old.vmdk\"\n"
     "ide1:0.deviceType = \"ata-hardDisk\"\n"
+    "checkpoint.vmState = \"\"\n"
     "bios.hddOrder = \"nvme0:0,scsi0:0\"\n"
     "ethernet0.present = \"TRUE\"\n"
     "ethernet0.virtualDev = \"vmxnet3\"\n"
@@ -114,6 +115,12 @@ static void test_refused(void)
             "an encrypted machine");
     refused("a.vmx", HEAD "encryption.data = \"x\"\n", "encrypted",
             "an encrypted machine of ESXi");
+    refused("a.vmx", HEAD "checkpoint.vmState = \"web.vmss\"\n", "suspended",
+            "a suspended machine");
+    put_text("run.vmdk", "x");
+    put_text("run.vmdk.lck/M1.lck", "x");
+    refused("a.vmx", HEAD "scsi0:0.fileName = \"run.vmdk\"\n", "in use by VMware",
+            "a machine that runs under Workstation");
     refused("a.vmx", HEAD "memsize = \"lots\"\n", "memsize", "memory that is no number");
     refused("a.vmx", HEAD "numvcpus = \"0\"\n", "numvcpus", "no CPU");
     refused("a.vmx", HEAD "memsize = \"99999999999999\"\n", "memsize", "absurd memory");

@@ -9,6 +9,7 @@
 // for a cluster. See the kernel's Documentation/filesystems/ext4.
 
 #include "fs.h"
+#include "used_map.h"
 
 #include <errno.h>
 #include <et/com_err.h>
@@ -252,7 +253,8 @@ static int add_bitmap(struct reader *r, dgrp_t group, uint8_t *bitmap, struct er
         return damaged(r, 0, "a group is larger than its bitmap", e);
     // As long as the kernel writes it: a bit a cluster of a full group.
     int bytes = (int)(fs->super->s_clusters_per_group / 8);
-    if (!ext2fs_block_bitmap_csum_verify(fs, group, (char *)bitmap, bytes))
+    if (!ext2fs_block_bitmap_csum_verify(fs, group, (char *)bitmap, bytes) &&
+        !fs_checksums_ignored())
         return damaged(r, 0, "the checksum of a block bitmap is wrong", e);
     for (uint64_t i = 0; i < n;) {
         uint64_t end = run_end(bitmap, i, n);
@@ -299,7 +301,8 @@ static int add_all(struct reader *r, uint64_t size, struct err *e)
     ext2_filsys fs = r->fs;
     AUTO(free) void *bitmaps = xmalloc((size_t)BITMAPS_PER_READ * fs->blocksize);
     for (dgrp_t g = 0; g < r->n_groups; g++) {
-        if (ext2fs_has_group_desc_csum(fs) && !ext2fs_group_desc_csum_verify(fs, g))
+        if (ext2fs_has_group_desc_csum(fs) && !ext2fs_group_desc_csum_verify(fs, g) &&
+            !fs_checksums_ignored())
             return damaged(r, 0, "the checksum of a group descriptor is wrong", e);
     }
     // In rising order, nearly: what is out of order lies in the part added last.
@@ -322,12 +325,15 @@ static int add_all(struct reader *r, uint64_t size, struct err *e)
 int fs_ext_used(struct disk *d, struct extents *ret_used, struct err *e)
 {
     AUTO(fs_free) ext2_filsys fs = NULL;
+    AUTO(extents_done) struct extents used = {0};
     struct channel channel = {.disk = d};
-    struct reader r = {.channel = &channel, .used = ret_used};
+    struct reader r = {.channel = &channel, .used = &used};
     if (check_superblock(d, e))
         return -1;
+    int flags =
+        EXT2_FLAG_64BITS | (fs_checksums_ignored() ? EXT2_FLAG_IGNORE_CSUM_ERRORS : 0);
     opening = &channel;
-    errcode_t code = ext2fs_open2(d->name, NULL, EXT2_FLAG_64BITS, 0, 0, &disk_io, &fs);
+    errcode_t code = ext2fs_open2(d->name, NULL, flags, 0, 0, &disk_io, &fs);
     opening = NULL;
     if (code)
         return damaged(&r, code, "it cannot be opened", e);
@@ -337,5 +343,10 @@ int fs_ext_used(struct disk *d, struct extents *ret_used, struct err *e)
     r.fs = fs;
     r.n_blocks = ext2fs_blocks_count(fs->super);
     r.n_groups = fs->group_desc_count;
-    return add_all(&r, d->size, e);
+    if (add_all(&r, d->size, e))
+        return -1;
+    extents_align(&used, 1, d->size);
+    for (size_t i = 0; i < used.n; i++)
+        extents_add(ret_used, used.v[i].off, used.v[i].len);
+    return 0;
 }

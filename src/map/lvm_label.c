@@ -15,6 +15,7 @@
 #include "lvm_label.h"
 
 #include "crc32.h"
+#include "used_map.h"
 
 #define SECTOR 512
 #define CRC_START UINT32_C(0xf597a6cf)
@@ -22,11 +23,16 @@
 #define AREA_HEADER 512
 #define PLACE_IGNORED 1
 
+static bool sum_is(uint32_t want, const void *data, size_t len)
+{
+    return crc32(CRC_START, data, len) == want || fs_checksums_ignored();
+}
+
 static bool label_at(const uint8_t *sector, uint64_t number)
 {
     return memcmp(sector, "LABELONE", 8) == 0 &&
            memcmp(sector + 24, "LVM2 001", 8) == 0 && get_le64(sector + 8) == number &&
-           get_le32(sector + 16) == crc32(CRC_START, sector + 20, SECTOR - 20);
+           sum_is(get_le32(sector + 16), sector + 20, SECTOR - 20);
 }
 
 // Reads the text that an area's first place names; *ret stays NULL when it is not good.
@@ -42,7 +48,7 @@ static int read_place(struct disk *d, uint64_t area, uint64_t size, const uint8_
     if (disk_read(d, text, first, area + off, e) ||
         disk_read(d, text + first, len - first, area + AREA_HEADER, e))
         return -1;
-    if (crc32(CRC_START, text, len) == get_le32(place + 16))
+    if (sum_is(get_le32(place + 16), text, len))
         *ret = steal(text);
     return 0;
 }
@@ -55,7 +61,7 @@ static int read_area(struct disk *d, uint64_t area, uint64_t size,
         return 0;
     if (disk_read(d, h, sizeof(h), area, e))
         return -1;
-    if (get_le32(h) != crc32(CRC_START, h + 4, sizeof(h) - 4) ||
+    if (!sum_is(get_le32(h), h + 4, sizeof(h) - 4) ||
         memcmp(h + 4, " LVM2 x[5A%r0N*>", 16) != 0 || get_le32(h + 20) != 1 ||
         get_le64(h + 24) != area || get_le64(h + 32) != size)
         return 0;

@@ -45,10 +45,12 @@ static const char *child_words(const struct child *c, char *out, size_t size)
     return name_end != NULL ? name_end + strlen("}': ") : text;
 }
 
+// The driver's ERR_RETRY says that the connection broke, and a child of ours breaks it
+// only by ending. The process itself is not asked: reaping it is not for several threads.
 static int child_failed(struct server *s, struct child *c, struct err *e)
 {
     char words[2048];
-    if (e->code == ERR_CANCELLED || proc_running(c->proc))
+    if (e->code != ERR_RETRY)
         return -1;
     return err_set(e, ERR_RETRY, "the qemu-nbd that reads %s ended: %s", s->path,
                    child_words(c, words, sizeof(words)));

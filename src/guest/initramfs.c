@@ -36,6 +36,7 @@ struct work {
     struct depmod *depmod;
     char *dir; // of the modules in the image: "usr/lib/modules/6.1.0-18-amd64"
     struct strings missing; // module files to add
+    struct strings indexed; // those and the image's own
     struct strings folders; // written so far
     struct buf *out;
 };
@@ -49,6 +50,7 @@ static void work_done(struct work *w)
     depmod_free(w->depmod);
     free(w->dir);
     strings_done(&w->missing);
+    strings_done(&w->indexed);
     strings_done(&w->folders);
 }
 
@@ -145,6 +147,8 @@ static int extract_entry(void *ctx, const struct cpio_entry *entry, struct err *
         return err_set(e, ERR_REFUSED, "%s in the initramfs is too large", name);
     if (!entry->size) // a hard link, whose content is at another entry
         return err_set(e, ERR_REFUSED, "%s in the initramfs is empty", name);
+    if (strstr(name + n + 1, ".ko"))
+        strings_add(&x->work->indexed, name + n + 1);
     return depmod_file(x->work->depmod, name + n + 1, &x->fd, e);
 }
 
@@ -198,6 +202,23 @@ static int take_lists(struct work *w, struct err *e)
     return 0;
 }
 
+// Every module must be in the new indexes: one that depmod passed over (it says nothing
+// of a compression that it was built without) would be lost to the image.
+static int check_indexed(struct work *w, struct err *e)
+{
+    AUTO(buf_done) struct buf dep = BUF_INIT(64 * MIB);
+    buf_str(&dep, "\n");
+    if (depmod_read(w->depmod, "modules.dep", &dep, e))
+        return -1;
+    for (size_t i = 0; i < w->indexed.n; i++) {
+        AUTO(str_free) char *row = xasprintf("\n%s:", w->indexed.v[i]);
+        if (!strstr(dep.data, row))
+            return err_set(e, ERR_FAILED, "depmod cannot read module %s of kernel %s",
+                           w->indexed.v[i], w->job->version);
+    }
+    return 0;
+}
+
 static int add_modules(struct work *w, struct initramfs_patch *p, struct err *e)
 {
     if (depmod_new(w->job->version, &w->depmod, e) || extract_modules(w, e) ||
@@ -209,10 +230,12 @@ static int add_modules(struct work *w, struct initramfs_patch *p, struct err *e)
             return -1;
         AUTO(str_free) char *path = path_join(w->dir, w->missing.v[i]);
         add_file(w, path, content.data, content.len);
+        strings_add(&w->indexed, w->missing.v[i]);
         strings_take(&p->added, module_name(w->missing.v[i]));
     }
     AUTO(strings_done) struct strings indexes = {0};
-    if (depmod_run(w->depmod, e) || depmod_indexes(w->depmod, &indexes, e))
+    if (depmod_run(w->depmod, e) || check_indexed(w, e) ||
+        depmod_indexes(w->depmod, &indexes, e))
         return -1;
     for (size_t i = 0; i < indexes.n; i++) {
         AUTO(buf_done) struct buf content = BUF_INIT(64 * MIB);

@@ -96,5 +96,5 @@ int main(int argc, char **argv)
     if (run(argc, argv, &e) == 0)
         return 0;
     fprintf(stderr, "%s\n", e.text);
-    return e.code;
+    return (int)e.code;
 }

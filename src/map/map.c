@@ -175,6 +175,11 @@ static int key_header(const struct map_key *key, struct header *ret, struct err 
     return 0;
 }
 
+static bool same_replica(const struct header *a, const struct header *b)
+{
+    return a->inode == b->inode && a->birth == b->birth;
+}
+
 static int key_matches(const char *path, const struct map_key *key,
                        const struct header *have, const struct header *want,
                        struct err *e)
@@ -188,7 +193,7 @@ static int key_matches(const char *path, const struct map_key *key,
                        "the map %s belongs to a disk of %llu bytes, this one has %llu",
                        path, (unsigned long long)have->size,
                        (unsigned long long)want->size);
-    if (have->inode != want->inode || have->birth != want->birth)
+    if (!same_replica(have, want))
         return err_set(e, ERR_REFUSED,
                        "the map %s belongs to another replica: %s was replaced", path,
                        key->replica);
@@ -352,6 +357,20 @@ static int header_read(struct map *m, bool *ret_none, bool *ret_mend, struct err
         now->n_extents > (size - now->extents_at) / EXTENT_LEN)
         return err_set(e, ERR_REFUSED, "the map %s is cut off; copy again from the start",
                        m->path);
+    return 0;
+}
+
+int map_is_of(const char *path, const char *replica, bool *ret, struct err *e)
+{
+    AUTO(map_close) struct map *m = NULL;
+    struct header want;
+    bool none = false, mend;
+    struct map_key key = {.replica = replica, .source = ""};
+    if (key_header(&key, &want, e) || map_file(path, 0, &m, e))
+        return -1;
+    struct err unreadable;
+    *ret = header_read(m, &none, &mend, &unreadable) == 0 && !none &&
+           same_replica(&m->header, &want);
     return 0;
 }
 

@@ -37,6 +37,9 @@ int map_open(const char *path, const struct map_key *key, struct map **ret,
              struct err *e);
 int map_create(const char *path, const struct map_key *key, struct map **ret,
                struct err *e);
+// Is PATH a sound map of the replica that lies there now, whatever its source was? What
+// it says yes to was made by us and may be made anew. No map at PATH: ERR_FAILED.
+int map_is_of(const char *path, const char *replica, bool *ret, struct err *e);
 void map_close(struct map *m);
 DEFINE_AUTO(map_close, struct map *)
 struct map_state map_state(const struct map *m);

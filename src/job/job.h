@@ -75,12 +75,67 @@ int job_discard(struct store *s, uint64_t id, struct job_row *ret, struct err *e
 int job_verify(struct store *s, uint64_t id, enum verify_mode mode,
                const struct job_ui *ui, struct copy_result *ret, struct err *e);
 
-// --- source.c: the disks to read, opened
+// --- source.c: the disks to read
 
-// Names the state of an image: path, size, inode and modification time of every file,
-// and the snapshot. Equal texts: what was copied is still what is there. free() it.
-int source_identity(const struct image_info *info, const char *snapshot, char **ret,
+struct source_disk {
+    struct image_info info;
+    struct disk *disk; // exact: every byte of the image
+    char *identity;    // path, size, inode and modification time of every file, and the
+                       // snapshot: the same text means that what was copied still holds
+};
+struct source {
+    struct machine *machine;
+    struct source_disk *disks; // NULL before source_open
+    size_t n_disks;
+};
+struct source_options {
+    const struct strings *words; // one machine (description, image, platform's address),
+                                 // or several images that make up one
+    bool allow_any_path;
+    const char *name, *snapshot, *format; // may be NULL
+};
+// Reads the description; nothing of the disks.
+int source_describe(const struct source_options *options, struct source *ret,
                     struct err *e);
+// Opens every disk.
+int source_open(struct source *s, const struct source_options *options, struct err *e);
+void source_done(struct source *s);
+__attribute__((unused)) static inline void auto_source_done(struct source *s)
+{
+    source_done(s);
+}
+int source_allocation(const struct source *s, struct allocation *ret, struct err *e);
+// The disks as QEMU opens them itself, what is written thrown away; serials "gw0", "gw1"…
+// Refused where only we can open them (inside an OVA). free() the list; its strings
+// belong to `s`.
+int source_vm_disks(const struct source *s, struct vm_disk **ret, struct err *e);
+// Refuses what cannot be migrated or converted as far as partitions and file systems
+// tell: encrypted without a key, hibernated, 4096-byte sectors, nothing to boot.
+int source_check(const struct source *s, const struct allocation *a, bool have_luks_key,
+                 struct err *e);
+
+// --- replica.c: a raw target with its map
+
+struct replica_options {
+    const char *path, *map_path;
+    uint64_t size;
+    const char *identity; // of the source and of what is copied of it
+};
+struct replica {
+    struct disk *disk;
+    struct map *map;
+    bool is_zero;  // made by us as a sparse file: what was not written reads as zeros
+    bool complete; // an earlier run finished it
+};
+// Opens what an earlier run began, if it is of the same source; else makes it anew. A
+// file with contents that is no replica of ours is ERR_REFUSED.
+int replica_open(const struct replica_options *options, struct replica *ret,
+                 struct err *e);
+void replica_close(struct replica *r);
+__attribute__((unused)) static inline void auto_replica_close(struct replica *r)
+{
+    replica_close(r);
+}
 
 // --- helper.c: what the appliance does for us
 
@@ -92,7 +147,7 @@ struct helper_options {
 int helper_begin(const struct helper_options *options, struct appliance **ret,
                  struct err *e);
 struct helper_request {
-    const char *call;            // "inspect" "convert" "console"
+    const char *call;            // "inspect" "convert" "serial-console" (docs/control.md)
     const struct vm_disk *disks; // plugged in this order, and unplugged whatever happens
     size_t n_disks;
     const struct machine *machine; // its NICs are told; NULL: none

@@ -1,0 +1,482 @@
+// SPDX-License-Identifier: Apache-2.0
+// A job from its row: found or made, locked, its phases run from where it stands. Every
+// transition is committed before it is acted upon:
+//
+//     commit {phase, not done} ─► run ─► commit {phase, done, report} ─► next
+//
+// A phase that was begun and not finished is run again, whoever was killed. Until the
+// replica is verified every process inspects the source anew, because it may have
+// changed; afterwards the source is not needed any more.
+#include "job/internal.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <unistd.h>
+
+static size_t phase_index(const char *name)
+{
+    for (size_t i = 0; name && job_phases[i].name; i++) {
+        if (strcmp(job_phases[i].name, name) == 0)
+            return i;
+    }
+    return 0;
+}
+
+int job_save(struct job *j, struct err *e)
+{
+    return store_job_save(j->store, &j->row, e);
+}
+
+static void job_done(struct job *j)
+{
+    appliance_end(j->appliance);
+    for (size_t i = 0; i < j->place.n_disks; i++) {
+        struct cloud_disk *d = &j->place.disks[i];
+        free(d->replica);
+        free(d->map);
+        free(d->overlay);
+        free(d->final);
+        free(d->final_format);
+    }
+    free(j->place.disks);
+    cloud_close(j->target);
+    machine_free(j->machine);
+    allocation_done(&j->allocation);
+    source_done(&j->source);
+    job_request_done(&j->request);
+    job_row_done(&j->row);
+    fd_close(j->lock_fd);
+}
+__attribute__((unused)) static inline void auto_job_done(struct job *j)
+{
+    job_done(j);
+}
+
+void job_note(struct job *j, const char *fmt, ...)
+{
+    char text[768];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof(text), fmt, ap);
+    va_end(ap);
+    struct err e;
+    // The note is also in the report and on the screen: a busy store must not end the
+    // job.
+    (void)store_event(j->store, j->row.id, "info", j->row.phase, text, &e);
+    if (j->ui && j->ui->note)
+        j->ui->note(j->ui->context, text);
+    json_t *notes = json_object_get(j->row.report, "notes");
+    if (!notes) {
+        notes = json_array();
+        json_object_set_new(j->row.report, "notes", notes);
+    }
+    for (size_t i = 0; i < json_array_size(notes); i++) {
+        if (strcmp(json_string_value(json_array_get(notes, i)), text) == 0)
+            return;
+    }
+    json_array_append_new(notes, json_string(text));
+}
+
+json_t *job_disk(struct job *j, size_t i)
+{
+    json_t *disks = json_object_get(j->row.report, "disks");
+    if (!disks) {
+        disks = json_array();
+        json_object_set_new(j->row.report, "disks", disks);
+    }
+    while (json_array_size(disks) <= i)
+        json_array_append_new(disks, json_object());
+    return json_array_get(disks, i);
+}
+
+struct helper_options job_helper_options(const struct job *j)
+{
+    return (struct helper_options){.accel = j->request.accel,
+                                   .state_dir = store_dir(j->store)};
+}
+
+// Seconds add up over processes.
+static void add_ms(struct job *j, const char *name, uint64_t ms)
+{
+    json_t *phases = json_object_get(j->row.report, "phases");
+    if (!phases) {
+        phases = json_array();
+        json_object_set_new(j->row.report, "phases", phases);
+    }
+    size_t i;
+    json_t *p;
+    json_array_foreach(phases, i, p)
+    {
+        if (strcmp(json_string_value(json_object_get(p, "name")), name) == 0) {
+            ms += (uint64_t)json_integer_value(json_object_get(p, "ms"));
+            json_object_set_new(p, "ms", json_integer((json_int_t)ms));
+            return;
+        }
+    }
+    json_array_append_new(phases,
+                          json_pack("{s:s, s:I}", "name", name, "ms", (json_int_t)ms));
+}
+
+static void set_text(char **at, const char *text)
+{
+    char *copy = text ? xstrdup(text) : NULL;
+    free(*at);
+    *at = copy;
+}
+
+// For tests: dies as kill -9 would, right after the commit.
+static void stop_after(const char *phase)
+{
+    const char *wanted = getenv("GODWIT_STOP_AFTER");
+    if (wanted && strcmp(wanted, phase) == 0)
+        kill(getpid(), SIGKILL);
+}
+
+// What the row says of a failure. A refusal before anything was made leaves no job to go
+// on with: its name is free again.
+static void record_failure(struct job *j, const struct err *cause)
+{
+    bool made = json_is_true(json_object_get(j->row.report, "made"));
+    set_text(&j->row.error, cause->text);
+    set_text(&j->row.state, cause->code == ERR_CANCELLED          ? "stopped"
+                            : cause->code == ERR_REFUSED && !made ? "discarded"
+                                                                  : "failed");
+    struct err e;
+    // The cause is what counts; a row that says "running" is shown as stopped.
+    (void)job_save(j, &e);
+    (void)store_event(j->store, j->row.id, "error", j->row.phase, cause->text, &e);
+}
+
+static int run_phase(struct job *j, const struct phase *p, struct err *e)
+{
+    set_text(&j->row.phase, p->name);
+    j->row.phase_done = false;
+    if (cancel_check(e) || job_save(j, e))
+        return -1;
+    if (j->ui && j->ui->phase)
+        j->ui->phase(j->ui->context, &j->row, p->name, p->why);
+    uint64_t start = clock_ms();
+    if (p->run(j, e))
+        return -1;
+    uint64_t ms = clock_ms() - start;
+    add_ms(j, p->name, ms);
+    j->row.phase_done = true;
+    if (job_save(j, e))
+        return -1;
+    stop_after(p->name);
+    AUTO(str_free) char *text = xasprintf("done in %.2f s", (double)ms / 1000.0);
+    return store_event(j->store, j->row.id, "info", p->name, text, e);
+}
+
+static int run_phases(struct job *j, struct err *e)
+{
+    size_t first = 0;
+    if (j->row.phase)
+        first = phase_index(j->row.phase) + (j->row.phase_done ? 1 : 0);
+    if (first <= phase_index("verify"))
+        first = 0;
+    else if (job_place(j, e))
+        return -1;
+    for (const struct phase *p = job_phases + first; p->name; p++) {
+        if (run_phase(j, p, e))
+            return -1;
+    }
+    if (job_write_report(j, e))
+        return -1;
+    set_text(&j->row.state, "done");
+    return job_save(j, e);
+}
+
+// The row is complete and locked: runs it.
+static int job_run(struct job *j, struct err *e)
+{
+    set_text(&j->row.state, "running");
+    set_text(&j->row.error, NULL);
+    if (!j->row.report)
+        j->row.report = json_object();
+    if (job_save(j, e))
+        return -1;
+    if (!run_phases(j, e))
+        return 0;
+    record_failure(j, e);
+    return -1;
+}
+
+// Locks the job and reads its row again, which another process may have moved on.
+static int job_lock(struct job *j, uint64_t id, struct err *e)
+{
+    if (store_job_lock(j->store, id, &j->lock_fd, e))
+        return -1;
+    struct job_row fresh = {0};
+    if (store_job_get(j->store, id, &fresh, e))
+        return -1;
+    job_row_done(&j->row);
+    j->row = fresh;
+    if (!j->row.report)
+        j->row.report = json_object();
+    return 0;
+}
+
+static int load_request(struct job *j, struct err *e)
+{
+    job_request_done(&j->request);
+    return job_request_read(j->row.request, &j->request, e);
+}
+
+static void hand_over(struct job *j, struct job_row *ret)
+{
+    *ret = j->row;
+    j->row = (struct job_row){0};
+}
+
+// --- migrate
+
+// Words that name files become absolute, so that the same job is found from any folder.
+static int absolute(const char *word, char **ret, struct err *e)
+{
+    const char *path = str_starts(word, "dir:") ? word + 4 : word;
+    if (path == word && cloud_find(word)) {
+        *ret = xstrdup(word);
+        return 0;
+    }
+    AUTO(str_free) char *real = NULL;
+    if (!*path)
+        return err_set(e, ERR_USAGE, "\"%s\" names no folder", word);
+    if (path_real(path, &real, e)) {
+        // A target's parents are made later: only made absolute as it is written.
+        AUTO(str_free) char *here = getcwd(NULL, 0);
+        if (path == word || !here)
+            return -1;
+        real = *path == '/' ? xstrdup(path) : path_join(here, path);
+    }
+    *ret = path == word ? steal(real) : xasprintf("dir:%s", real);
+    return 0;
+}
+
+static bool finals_are_there(struct job *j)
+{
+    size_t n = json_array_size(json_object_get(j->row.report, "disks"));
+    for (size_t i = 0; i < n; i++) {
+        const char *path = json_string_value(json_object_get(job_disk(j, i), "final"));
+        if (!path || access(path, F_OK))
+            return false;
+    }
+    return n > 0;
+}
+
+// A job that is done: the same line is answered with it, unless its disks were taken
+// away, when it is forgotten. *ret_again: to be made anew.
+static int answer_done(struct job *j, bool *ret_again, struct err *e)
+{
+    *ret_again = false;
+    if (finals_are_there(j)) {
+        job_note(j, "job %llu is done already", (unsigned long long)j->row.id);
+        return 0;
+    }
+    set_text(&j->row.state, "discarded");
+    *ret_again = true;
+    return job_save(j, e);
+}
+
+// What was asked, with absolute names, as the row that stands for it.
+static int new_row(const struct job_request *asked, struct job_row *ret, struct err *e)
+{
+    AUTO(str_free) char *source = NULL;
+    AUTO(str_free) char *target = NULL;
+    if (absolute(asked->source, &source, e) || absolute(asked->target, &target, e))
+        return -1;
+    if (!cloud_find(target))
+        return err_set(e, ERR_USAGE, "\"%s\" is no target: dir:PATH or libvirt+URI",
+                       asked->target);
+    struct job_request request = *asked; // the lists stay the caller's
+    request.source = source;
+    request.target = target;
+    AUTO(strings_done) struct strings words = {0};
+    strings_add(&words, source);
+    AUTO(source_done) struct source described = {0};
+    struct source_options options = {
+        .words = &words, .allow_any_path = asked->allow_any_path, .name = asked->name};
+    if (source_describe(&options, &described, e))
+        return -1;
+    *ret = (struct job_row){
+        .name = xstrdup(asked->name ? asked->name : described.machine->name),
+        .kind = xstrdup("migrate"),
+        .source = xstrdup(source),
+        .target = xstrdup(target),
+        .state = xstrdup("running"),
+        .request = job_request_json(&request),
+        .report = json_object(),
+    };
+    return 0;
+}
+
+// Finds or adds the job of `wanted` and locks it.
+static int find_or_add(struct job *j, struct job_row *wanted, bool *ret_done,
+                       struct err *e)
+{
+    bool found = false, again = true;
+    *ret_done = false;
+    if (store_job_find(j->store, wanted->kind, wanted->source, wanted->target,
+                       wanted->name, &j->row, &found, e))
+        return -1;
+    if (found) {
+        if (job_lock(j, j->row.id, e))
+            return -1;
+        again = false;
+        *ret_done = strcmp(j->row.state, "done") == 0;
+        if (*ret_done && answer_done(j, &again, e))
+            return -1;
+        *ret_done = *ret_done && !again;
+    }
+    if (*ret_done)
+        return 0;
+    if (again) {
+        fd_close(steal_fd(&j->lock_fd));
+        return store_job_add(j->store, wanted, e) || job_lock(j, wanted->id, e) ? -1 : 0;
+    }
+    json_decref(j->row.request); // options may be others now: a rate, a key
+    j->row.request = json_incref(wanted->request);
+    return 0;
+}
+
+int job_migrate(struct store *s, const struct job_request *request,
+                const struct job_ui *ui, struct job_row *ret, struct err *e)
+{
+    AUTO(job_done) struct job j = {.store = s, .ui = ui, .lock_fd = -1};
+    struct job_row wanted = {0};
+    bool done = false;
+    if (new_row(request, &wanted, e))
+        return -1;
+    int status = find_or_add(&j, &wanted, &done, e);
+    job_row_done(&wanted);
+    if (!status && !done)
+        status = load_request(&j, e) || job_run(&j, e) ? -1 : 0;
+    if (!status)
+        hand_over(&j, ret);
+    return status;
+}
+
+// --- the other verbs
+
+static int job_open(struct job *j, uint64_t id, struct err *e)
+{
+    if (store_job_get(j->store, id, &j->row, e) || job_lock(j, id, e) ||
+        load_request(j, e))
+        return -1;
+    if (strcmp(j->row.state, "discarded") == 0)
+        return err_set(e, ERR_REFUSED, "job %llu was discarded%s%s",
+                       (unsigned long long)id, j->row.error ? ": " : "",
+                       j->row.error ? j->row.error : "");
+    return 0;
+}
+
+int job_resume(struct store *s, uint64_t id, const struct job_ui *ui, struct job_row *ret,
+               struct err *e)
+{
+    AUTO(job_done) struct job j = {.store = s, .ui = ui, .lock_fd = -1};
+    if (job_open(&j, id, e))
+        return -1;
+    if (strcmp(j.row.state, "done") != 0 && job_run(&j, e))
+        return -1;
+    hand_over(&j, ret);
+    return 0;
+}
+
+int job_discard(struct store *s, uint64_t id, struct job_row *ret, struct err *e)
+{
+    AUTO(job_done) struct job j = {.store = s, .lock_fd = -1};
+    if (job_open(&j, id, e))
+        return -1;
+    if (json_is_true(json_object_get(j.row.report, "made"))) {
+        if (job_place(&j, e))
+            return -1;
+        for (size_t i = phase_index("launch") + 1; i-- > 0;) {
+            if (job_phases[i].undo && job_phases[i].undo(&j, e))
+                return -1;
+        }
+    }
+    set_text(&j.row.state, "discarded");
+    if (job_save(&j, e) || store_event(s, id, "info", NULL, "discarded", e))
+        return -1;
+    hand_over(&j, ret);
+    return 0;
+}
+
+static int finish_disk(struct job *j, size_t i, struct err *e)
+{
+    struct cloud_disk *d = &j->place.disks[i];
+    if (strcmp(d->final_format, "qcow2") == 0 && strcmp(d->final, d->overlay) == 0 &&
+        !access(d->replica, F_OK)) {
+        // Killed after the commit and before the row was saved: the overlay is gone.
+        if (!access(d->overlay, F_OK) && overlay_commit(d->overlay, e))
+            return -1;
+        set_text(&d->final, d->replica);
+        set_text(&d->final_format, "raw");
+    }
+    if (unlink(d->map) && errno != ENOENT)
+        return err_errno(e, errno, "removing %s", d->map);
+    json_t *disk = job_disk(j, i);
+    json_object_set_new(disk, "final", json_string(d->final));
+    json_object_set_new(disk, "final_format", json_string(d->final_format));
+    return job_save(j, e);
+}
+
+static int finish(struct job *j, struct err *e)
+{
+    if (strcmp(j->row.state, "done") != 0)
+        return err_set(e, ERR_REFUSED, "job %llu is not done: resume it first",
+                       (unsigned long long)j->row.id);
+    if (job_place(j, e))
+        return -1;
+    set_text(&j->row.phase, "finish");
+    j->row.phase_done = false;
+    if (job_save(j, e))
+        return -1;
+    uint64_t start = clock_ms();
+    for (size_t i = 0; i < j->place.n_disks; i++) {
+        if (finish_disk(j, i, e))
+            return -1;
+    }
+    if (j->target->ops->import(j->target, &j->place, e))
+        return -1;
+    add_ms(j, "finish", clock_ms() - start);
+    if (job_write_report(j, e))
+        return -1;
+    j->row.phase_done = true;
+    return job_save(j, e);
+}
+
+int job_finish(struct store *s, uint64_t id, const struct job_ui *ui, struct job_row *ret,
+               struct err *e)
+{
+    AUTO(job_done) struct job j = {.store = s, .ui = ui, .lock_fd = -1};
+    if (job_open(&j, id, e) || finish(&j, e))
+        return -1;
+    hand_over(&j, ret);
+    return 0;
+}
+
+int job_verify(struct store *s, uint64_t id, enum verify_mode mode,
+               const struct job_ui *ui, struct copy_result *ret, struct err *e)
+{
+    AUTO(job_done) struct job j = {.store = s, .ui = ui, .lock_fd = -1};
+    if (job_open(&j, id, e))
+        return -1;
+    if (!json_is_true(json_object_get(j.row.report, "copied")))
+        return err_set(e, ERR_REFUSED, "job %llu has not copied its disks yet",
+                       (unsigned long long)id);
+    if (job_place(&j, e))
+        return -1;
+    struct copy_result sum = {0};
+    for (size_t i = 0; i < j.place.n_disks; i++) {
+        struct copy_result one = {0};
+        if (verify_disk(&j, i, mode, &one, e))
+            return -1;
+        sum.verified += one.verified;
+        sum.verify_ms += one.verify_ms;
+        memcpy(sum.digest, one.digest, HASH_LEN);
+    }
+    *ret = sum;
+    return 0;
+}

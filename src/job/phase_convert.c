@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+// convert: an overlay over every replica, changed inside the appliance; the replicas stay
+// as they were, and a failed conversion costs the overlays only. The overlay carries the
+// digest of its replica: it is valid for nothing else. flatten: one file a disk, where
+// --format asks for it.
+#include "job/internal.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <unistd.h>
+
+static int remove_overlays(struct job *j, struct err *e)
+{
+    for (size_t i = 0; i < j->place.n_disks; i++) {
+        const char *path = j->place.disks[i].overlay;
+        if (unlink(path) && errno != ENOENT)
+            return err_errno(e, errno, "removing %s", path);
+        json_object_del(job_disk(j, i), "converted");
+    }
+    return 0;
+}
+
+int phase_convert_undo(struct job *j, struct err *e)
+{
+    return remove_overlays(j, e);
+}
+
+static void set_final(struct job *j, size_t i, const char *path, const char *format)
+{
+    struct cloud_disk *d = &j->place.disks[i];
+    char *final = xstrdup(path), *final_format = xstrdup(format); // may be d's own
+    free(d->final);
+    free(d->final_format);
+    d->final = final;
+    d->final_format = final_format;
+    json_t *disk = job_disk(j, i);
+    json_object_set_new(disk, "final", json_string(final));
+    json_object_set_new(disk, "final_format", json_string(final_format));
+}
+
+// A guest that boots by UEFI alone cannot be started by a BIOS, whatever its description
+// left out.
+static void learn_firmware(struct job *j, const json_t *guest)
+{
+    if (j->machine->firmware_known)
+        return;
+    bool uefi = json_is_true(json_object_get(guest, "uefi"));
+    bool bios = json_is_true(json_object_get(guest, "bios"));
+    j->machine->firmware = uefi && !bios ? FIRMWARE_UEFI : FIRMWARE_BIOS;
+    json_t *machine = NULL;
+    struct err e;
+    // The machine was written by machine_json before; a firmware does not change that.
+    if (!machine_json(j->machine, &machine, &e))
+        json_object_set_new(j->row.report, "machine", machine);
+}
+
+static int make_overlays(struct job *j, struct vm_disk *disks, char (*serials)[24],
+                         struct err *e)
+{
+    for (size_t i = 0; i < j->place.n_disks; i++) {
+        const struct cloud_disk *d = &j->place.disks[i];
+        if (overlay_create(d->overlay, d->replica, "raw", 0, e))
+            return -1;
+        snprintf(serials[i], sizeof(serials[i]), "gw%zu", i);
+        disks[i] =
+            (struct vm_disk){.path = d->overlay, .format = "qcow2", .serial = serials[i]};
+    }
+    return 0;
+}
+
+static int convert(struct job *j, struct err *e)
+{
+    size_t n = j->place.n_disks;
+    AUTO(free) void *disk_memory = xcalloc(n, sizeof(struct vm_disk));
+    AUTO(free) void *serial_memory = xcalloc(n, 24);
+    struct vm_disk *disks = disk_memory;
+    struct helper_options helper = job_helper_options(j);
+    if (remove_overlays(j, e) || make_overlays(j, disks, serial_memory, e) ||
+        (!j->appliance && helper_begin(&helper, &j->appliance, e)))
+        return -1;
+    struct helper_request request = {.call = "convert",
+                                     .disks = disks,
+                                     .n_disks = n,
+                                     .machine = j->machine,
+                                     .luks_key_files = &j->request.luks_key_files,
+                                     .root = j->request.root};
+    AUTO(json_free) json_t *reply = NULL;
+    if (helper_call(j->appliance, &request, &reply, e))
+        return -1;
+    json_t *guest = json_object_get(reply, "facts");
+    if (guest)
+        json_object_set(j->row.report, "guest", guest);
+    json_object_set(j->row.report, "fixes", json_object_get(reply, "fixes"));
+    json_decref(j->machine->guest);
+    j->machine->guest = json_incref(guest);
+    learn_firmware(j, guest);
+    for (size_t i = 0; i < n; i++) {
+        json_object_set(job_disk(j, i), "converted",
+                        json_object_get(job_disk(j, i), "digest"));
+        set_final(j, i, j->place.disks[i].overlay, "qcow2");
+    }
+    return 0;
+}
+
+int phase_convert(struct job *j, struct err *e)
+{
+    if (j->request.no_convert) {
+        for (size_t i = 0; i < j->place.n_disks; i++)
+            set_final(j, i, j->place.disks[i].replica, "raw");
+        return 0;
+    }
+    if (!convert(j, e))
+        return 0;
+    struct err ignored; // the conversion's error is the one to tell
+    (void)remove_overlays(j, &ignored);
+    return -1;
+}
+
+// --- flatten
+
+// raw: the overlay goes into the replica. A run that was killed in between finds the
+// overlay gone, which only the finished commit does.
+static int flatten_raw(struct job *j, size_t i, struct err *e)
+{
+    const struct cloud_disk *d = &j->place.disks[i];
+    if (!access(d->overlay, F_OK) && overlay_commit(d->overlay, e))
+        return -1;
+    if (unlink(d->map) && errno != ENOENT)
+        return err_errno(e, errno, "removing %s", d->map);
+    set_final(j, i, d->replica, "raw");
+    return job_save(j, e);
+}
+
+// qcow2: one new file beside, which takes the overlay's name before the replica goes. As
+// long as the replica is there the step can be repeated from either name.
+static int flatten_qcow2(struct job *j, size_t i, struct err *e)
+{
+    const struct cloud_disk *d = &j->place.disks[i];
+    AUTO(str_free) char *part = xasprintf("%s.part", d->overlay);
+    json_t *disk = job_disk(j, i);
+    if (!json_is_true(json_object_get(disk, "flattened"))) {
+        if (unlink(part) && errno != ENOENT)
+            return err_errno(e, errno, "removing %s", part);
+        if (image_flatten(d->final, d->final_format, part, "qcow2", e))
+            return -1;
+        json_object_set_new(disk, "flattened", json_true());
+        if (job_save(j, e))
+            return -1;
+    }
+    if (!access(part, F_OK) && rename(part, d->overlay))
+        return err_errno(e, errno, "renaming %s", part);
+    if ((unlink(d->replica) && errno != ENOENT) || (unlink(d->map) && errno != ENOENT))
+        return err_errno(e, errno, "removing %s", d->replica);
+    set_final(j, i, d->overlay, "qcow2");
+    return job_save(j, e);
+}
+
+int phase_flatten(struct job *j, struct err *e)
+{
+    if (!j->request.format)
+        return 0;
+    bool raw = strcmp(j->request.format, "raw") == 0;
+    for (size_t i = 0; i < j->place.n_disks; i++) {
+        if (raw ? flatten_raw(j, i, e) : flatten_qcow2(j, i, e))
+            return -1;
+    }
+    return 0;
+}

@@ -29,3 +29,10 @@ int session_job_id(const char *word, uint64_t *ret, struct err *e)
                        word);
     return 0;
 }
+
+enum firmware firmware_of_guest(const json_t *guest)
+{
+    bool uefi = json_is_true(json_object_get(guest, "uefi"));
+    bool bios = json_is_true(json_object_get(guest, "bios"));
+    return uefi && !bios ? FIRMWARE_UEFI : FIRMWARE_BIOS;
+}

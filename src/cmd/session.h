@@ -12,31 +12,8 @@ int session_store(const struct globals *g, struct store **ret, struct err *e);
 enum accel session_accel(const struct globals *g);
 char *session_state_dir(const struct globals *g); // free() it
 int session_job_id(const char *word, uint64_t *ret, struct err *e);
-
-// One or more disks named on the command line as a machine, opened.
-struct opened {
-    struct machine *machine;
-    struct cloud *cloud; // when the source is a platform's
-    struct image_info *infos;
-    struct disk **disks;
-    size_t n;
-};
-struct open_options {
-    const struct strings *words; // a machine description or platform, or disks
-    bool allow_any_path;
-    const char *name, *snapshot;
-};
-int opened_open(const struct open_options *options, struct opened *ret, struct err *e);
-void opened_close(struct opened *o);
-__attribute__((unused)) static inline void auto_opened_close(struct opened *o)
-{
-    opened_close(o);
-}
-int enum_firmware(const char *word, enum firmware *ret); // "bios" "uefi"
-const char *firmware_name(enum firmware f);
-// The machine's disks as QEMU is to open them, read-only for good: writes are thrown
-// away. Refuses what QEMU cannot open by path (a disk inside an OVA).
-int opened_vm_disks(const struct opened *o, struct vm_disk **ret, struct err *e);
+// How a guest boots whose description does not say: as the appliance saw it.
+enum firmware firmware_of_guest(const json_t *guest);
 
 // --- progress.c
 

@@ -361,7 +361,9 @@ static void crash_child(void)
     struct err e = {0};
     struct map *m = must_open(CRASH_SIZE);
     int fd = open(replica_path, O_RDWR | O_CLOEXEC);
-    for (; m && fd >= 0;) {
+    if (!m || fd < 0)
+        _exit(1);
+    for (;;) {
         struct map_state s = map_state(m);
         if (s.round == 0 || s.round_complete) {
             struct extents todo = {0};
@@ -387,7 +389,6 @@ static void crash_child(void)
         if (map_complete(m, &e))
             _exit(3);
     }
-    _exit(4);
 }
 
 // The watermark's promise: what of the open round lies below it is on the replica and in

@@ -10,6 +10,7 @@
 // was discarded, or has not begun (two that begin at once meet at QEMU's image lock).
 #include "cloud/place.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
@@ -177,6 +178,7 @@ static uint64_t already_there(const char *dir, const struct cloud_machine *m, si
 static int check_room(const char *existing, const char *dir,
                       const struct cloud_machine *m, struct err *e)
 {
+    assert(existing);
     uint64_t need = 0;
     for (size_t i = 0; i < m->n_disks; i++) {
         uint64_t have = already_there(dir, m, i), all = m->disks[i].needed;

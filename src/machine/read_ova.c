@@ -11,6 +11,7 @@
 
 #include <archive.h>
 #include <archive_entry.h>
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -219,8 +220,9 @@ int ova_read(const char *text, size_t len, const struct machine_options *options
         return err_errno(e, errno, "opening it");
     o.size = (uint64_t)st.st_size;
     const struct member *ovf = NULL;
-    if (list_members(&o, e) < 0 || find_ovf(&o, &ovf, e) < 0 || !ovf)
+    if (list_members(&o, e) < 0 || find_ovf(&o, &ovf, e) < 0)
         return -1;
+    assert(ovf);
     AUTO(buf_done) struct buf xml = BUF_INIT(MACHINE_TEXT_MAX);
     if (read_member(&o, ovf, &xml, e) < 0)
         return -1;

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Sorted lists of byte ranges. Appending is the common case (drivers report in order) and
 // costs nothing; insertion anywhere (allocation readers report in their own order) finds
-// its place by bisection, so that a million extents in falling order still end. Overlaps
-// and neighbours melt together, the list is always the shortest that says the same.
+// its place by bisection, so that tens of thousands in falling order cost little.
+// Overlaps and neighbours melt together, the list is always the shortest that says the
+// same.
 #include "disk/disk.h"
 
 #include <assert.h>

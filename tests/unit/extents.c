@@ -81,9 +81,9 @@ int main(void)
     is_u64(top.v[0].off + top.v[0].len, UINT64_MAX - 60,
            "aligning does not wrap at 2^64");
     AUTO(extents_done) struct extents falling = {0};
-    for (uint64_t i = 200000; i > 0; i--)
+    for (uint64_t i = 20000; i > 0; i--)
         extents_add(&falling, i * 10, 5);
-    is_u64(falling.n, 200000, "200000 extents in falling order");
+    is_u64(falling.n, 20000, "20000 extents in falling order");
     test_random();
     return done_testing();
 }

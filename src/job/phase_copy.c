@@ -131,6 +131,9 @@ int phase_copy_undo(struct job *j, struct err *e)
         if (remove_file(d->map, e) || remove_file(d->replica, e))
             return -1;
     }
+    // With the disks gone the target lets go of the name.
+    if (j->target->ops->remove && j->target->ops->remove(j->target, &j->place, e))
+        return -1;
     if (!str_starts(j->row.target, "dir:") || j->place.n_disks == 0)
         return 0;
     AUTO(str_free) char *dir = path_dir(j->place.disks[0].replica);

@@ -2,6 +2,9 @@
 // The pieces under the allocation: spans and their way back to the disks, the filter of
 // used ranges, LVM's text, checksums, swap, and reads that fail.
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include "map/crc32.h"
 #include "map/fs.h"
 #include "map/lvm_text.h"
@@ -212,6 +215,57 @@ static void test_faults(void)
        n_failed);
 }
 
+// The same for ext4, whose library has error codes of its own.
+static void test_ext_faults(const char *name, char *const *argv, const char *image)
+{
+    struct err e = {0};
+    unsigned n_failed = 0, n_other = 0;
+    uint64_t used_bytes = 0;
+    if (proc_have(argv[0], "e2fsprogs", &e)) {
+        skip(name, e.text);
+        return;
+    }
+    AUTO(fd_close) int fd = open(image, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    if (fd < 0 || ftruncate(fd, 300 * MIB) || proc_run(argv, NULL, &e)) {
+        ok(false, "%s: %s", name, e.text);
+        return;
+    }
+    for (uint64_t n = 1; used_bytes == 0; n++) {
+        struct file_options options = {.path = image, .buffered = true};
+        struct fault fault = {.fail_at = n, .code = ERR_RETRY};
+        struct disk *file = NULL;
+        AUTO(extents_done) struct extents used = {0};
+        if (file_open(&options, &file, &e))
+            break;
+        AUTO(disk_close) struct disk *d = fault_new(file, &fault);
+        if (fs_ext_used(d, &used, &e) == 0) {
+            used_bytes = extents_bytes(&used, EXTENT_DATA);
+            break;
+        }
+        n_failed++;
+        n_other += e.code != ERR_RETRY || used.n != 0;
+    }
+    ok(n_failed > 2 && n_other == 0 && used_bytes > 0 && used_bytes < 100 * MIB,
+       "%s: each of %u reads that fails is the error", name, n_failed);
+}
+
+static void test_ext(void)
+{
+    struct err e = {0};
+    char *dir = NULL;
+    if (dir_temp(&dir, &e)) {
+        ok(false, "%s", e.text);
+        return;
+    }
+    AUTO(str_free) char *image = path_join(dir, "image");
+    char *ext4[] = {"mke2fs", "-q", "-F", "-t", "ext4", image, NULL};
+    char *ext2[] = {"mke2fs", "-q", "-F", "-t", "ext2", "-b", "1024", image, NULL};
+    test_ext_faults("ext4", ext4, image);
+    test_ext_faults("ext2", ext2, image);
+    dir_remove(dir, &e);
+    free(dir);
+}
+
 static void test_fs_add(void)
 {
     AUTO(extents_done) struct extents used = {0};
@@ -240,6 +294,7 @@ int main(void)
     test_lvm_text();
     test_swap();
     test_faults();
+    test_ext();
     test_fs_add();
     free(mark[0]);
     free(mark[1]);

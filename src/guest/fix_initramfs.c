@@ -156,6 +156,65 @@ int fix_initramfs_check(struct guest *g, struct err *e)
     return 0;
 }
 
+// What initramfs-tools was told to put into an image: the last MODULES= counts.
+static int modules_policy(struct guest *g, char **ret, struct err *e)
+{
+    static const char dir[] = "/etc/initramfs-tools/conf.d";
+    AUTO(strings_done) struct strings files = {0};
+    strings_add(&files, "/etc/initramfs-tools/initramfs.conf");
+    AUTO(strings_done) struct strings names = {0};
+    if (tree_list(g->tree, dir, &names, e))
+        return -1;
+    for (size_t i = 0; i < names.n; i++)
+        strings_take(&files, path_join(dir, names.v[i]));
+    AUTO(str_free) char *policy = NULL;
+    for (size_t i = 0; i < files.n; i++) {
+        AUTO(buf_done) struct buf text = BUF_INIT(TEXT_LIMIT);
+        if (!tree_exists(g->tree, files.v[i]))
+            continue;
+        if (tree_read(g->tree, files.v[i], &text, e))
+            return -1;
+        char *found = text_assigned((struct span){text.data, text.len}, "MODULES");
+        if (found) {
+            free(policy);
+            policy = found;
+        }
+    }
+    *ret = steal(policy);
+    return 0;
+}
+
+// With MODULES=list the next update-initramfs would leave the drivers out again. (With
+// "dep" it sees the new hardware, "most" has them.)
+static int keep_listed(struct guest *g, struct strings *done, struct err *e)
+{
+    static const char path[] = "/etc/initramfs-tools/modules";
+    AUTO(str_free) char *policy = NULL;
+    if (modules_policy(g, &policy, e))
+        return -1;
+    if (!policy || strcmp(policy, "list") != 0)
+        return 0;
+    AUTO(buf_done) struct buf text = BUF_INIT(TEXT_LIMIT), added = BUF_INIT(64 * KIB);
+    if (tree_exists(g->tree, path) && tree_read(g->tree, path, &text, e))
+        return -1;
+    if (text.len && text.data[text.len - 1] != '\n')
+        buf_str(&text, "\n");
+    for (size_t i = 0; i < g->drivers.n; i++) {
+        struct span rest = {text.data, text.len}, line;
+        bool listed = strstr(g->drivers.v[i], "net"); // not for the disks
+        while (text_line(&rest, &line))
+            listed |= span_is(span_trim(line), g->drivers.v[i]);
+        if (listed)
+            continue;
+        buf_printf(&text, "%s\n", g->drivers.v[i]);
+        buf_printf(&added, " %s", g->drivers.v[i]);
+    }
+    if (!added.len)
+        return 0;
+    strings_take(done, xasprintf("%s: added%s", path, added.data));
+    return tree_write(g->tree, path, text.data, text.len, e);
+}
+
 int fix_initramfs(struct guest *g, struct strings *done, struct err *e)
 {
     AUTO(patches_done) struct patches all = {0};
@@ -167,5 +226,5 @@ int fix_initramfs(struct guest *g, struct strings *done, struct err *e)
         for (size_t j = 0; j < all.v[i].notes.n; j++)
             strings_add(done, all.v[i].notes.v[j]);
     }
-    return 0;
+    return keep_listed(g, done, e);
 }

@@ -24,7 +24,7 @@ int accel_choose(enum accel wish, const char *cache_dir, enum accel *ret,
 struct vm_disk {
     const char *path;   // file, or NULL with socket
     const char *socket; // Unix socket of an NBD export
-    const char *format; // "raw" "qcow2"
+    const char *format; // "raw" "qcow2"; where nothing is written, any of a source
     const char *serial; // at most 20 characters
     const char
         *bus; // "virtio" "sata" "scsi" "nvme"; NULL: virtio (hot-plug: always scsi)

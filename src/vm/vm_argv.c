@@ -9,10 +9,14 @@
 
 int vm_check_disk(const struct vm_disk *d, struct err *e)
 {
-    static const char *const formats[] = {"raw", "qcow2"};
+    // What a guest may write to comes first, then what a source may be.
+    static const char *const formats[] = {"raw", "qcow2", "vmdk", "vpc", "vhdx", "vdi"};
+    const size_t n_writable = 2;
     static const char *const buses[] = {"virtio", "sata", "scsi", "nvme"};
     bool format = false, bus = !d->bus;
-    for (size_t i = 0; d->format && i < ARRAY_LEN(formats); i++)
+    size_t n_formats =
+        d->discard_writes || d->read_only ? ARRAY_LEN(formats) : n_writable;
+    for (size_t i = 0; d->format && i < n_formats; i++)
         format = format || strcmp(d->format, formats[i]) == 0;
     for (size_t i = 0; d->bus && i < ARRAY_LEN(buses); i++)
         bus = bus || strcmp(d->bus, buses[i]) == 0;

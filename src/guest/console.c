@@ -3,6 +3,8 @@
 // login on ttyS0. The last console= is where /dev/console leads, so that what init says
 // comes out there too; tty0 stays for the picture of the screen. systemd starts a getty
 // on a serial console by itself, the link makes it certain; sysvinit needs its line.
+// no_timer_check: on a busy machine without hardware virtualisation the kernel's check of
+// its timer fails now and then ("IO-APIC + timer doesn't work", a panic).
 #include "guest/fixes.h"
 
 static bool has_word(struct span line, const char *start)
@@ -33,7 +35,7 @@ void console_line(const struct guest *g, void *ctx, struct span line, struct buf
             buf_add(out, at, (size_t)(word.p + word.n - at));
         at = word.p + word.n;
     }
-    buf_str(out, " console=tty0 console=ttyS0,115200");
+    buf_str(out, " console=tty0 console=ttyS0,115200 no_timer_check");
     strings_add(notes, "console=ttyS0");
 }
 

@@ -145,7 +145,7 @@ char *guest_stable_name(const struct guest *g, const char *device)
 
 static bool name_char(char c)
 {
-    return isalnum((unsigned char)c) || strchr("_-./:+", c);
+    return c && (isalnum((unsigned char)c) || strchr("_-./:+", c));
 }
 
 void device_replace(const struct guest *g, struct span text, struct buf *out,
@@ -155,8 +155,7 @@ void device_replace(const struct guest *g, struct span text, struct buf *out,
         struct span rest = {text.p + at, text.n - at};
         bool fresh = at == 0 || !name_char(text.p[at - 1]);
         size_t n = 0;
-        while (fresh && span_starts(rest, "/dev/") && n < rest.n && rest.p[n] &&
-               name_char(rest.p[n]))
+        while (fresh && span_starts(rest, "/dev/") && n < rest.n && name_char(rest.p[n]))
             n++;
         AUTO(str_free) char *name = n ? xstrndup(rest.p, n) : NULL;
         AUTO(str_free) char *stable = name ? guest_stable_name(g, name) : NULL;

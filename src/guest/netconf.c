@@ -74,7 +74,8 @@ bool name_is_plain(struct span name)
     if (!name.n || name.n > 15 || name.p[0] == '.')
         return false;
     for (size_t i = 0; i < name.n; i++)
-        if (!isalnum((unsigned char)name.p[i]) && !strchr("._-", name.p[i]))
+        if (!name.p[i] || // strchr would find it
+            (!isalnum((unsigned char)name.p[i]) && !strchr("._-", name.p[i])))
             return false;
     return true;
 }

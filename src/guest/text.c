@@ -121,7 +121,7 @@ bool ini_at(const struct ini *ini, const char *section, const char *key)
 void text_apply(const struct guest *g, struct span text, text_edit_fn *fn, void *ctx,
                 struct buf *out, struct strings *notes)
 {
-    const char *end = text.p + text.n;
+    const char *end = text.n ? text.p + text.n : text.p;
     struct span line;
     while (text_line(&text, &line)) {
         fn(g, ctx, line, out, notes);

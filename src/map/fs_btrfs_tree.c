@@ -79,12 +79,13 @@ int btrfs_add_chunk(const struct btrfs *fs, uint64_t logical, const uint8_t *ite
         return err_set(e, ERR_REFUSED,
                        "btrfs keeps chunks as type 0x%llx; only single and DUP are read",
                        (unsigned long long)c.type);
-    const struct btrfs_chunk *last = to->list.n ? &to->list.v[to->list.n - 1] : NULL;
-    uint64_t end;
+    uint64_t end, before = 0; // of the chunk in front
+    if (to->list.n)
+        before = to->list.v[to->list.n - 1].logical + to->list.v[to->list.n - 1].len;
     if (c.n_copies != (profile ? 2 : 1) || len != BTRFS_CHUNK_HEAD + c.n_copies * 32 ||
         !c.len || c.len % fs->sector || logical % fs->sector ||
-        !add_fits(logical, c.len, &end) ||
-        (last && logical < last->logical + last->len) || to->list.n == BTRFS_MAX_CHUNKS)
+        !add_fits(logical, c.len, &end) || logical < before ||
+        to->list.n == BTRFS_MAX_CHUNKS)
         return err_set(e, ERR_REFUSED, "a btrfs chunk is damaged");
     for (unsigned i = 0; i < c.n_copies; i++) {
         const uint8_t *stripe = item + BTRFS_CHUNK_HEAD + i * 32;

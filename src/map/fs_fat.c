@@ -11,6 +11,8 @@
 #include "fs.h"
 #include "used_map.h"
 
+#include <assert.h>
+
 #define FAT12_MAX 4084
 #define FAT16_MAX 65524
 #define FAT32_MAX 0x0ffffff5
@@ -132,6 +134,7 @@ static int read_tables(struct disk *d, const struct fat *f, uint8_t media,
 {
     AUTO(free) void *both = xmalloc(2 * PIECE);
     uint8_t *a = both, *b = a + PIECE;
+    assert(f->bits); // parse_boot saw to it
     uint64_t per_piece = PIECE * 8 / f->bits, total = f->n_clusters + 2;
     for (uint64_t first = 0; first < total; first += per_piece) {
         uint64_t n = min_u64(per_piece, total - first);

@@ -182,6 +182,65 @@ static void test_filters(void)
     rate_free(rate);
 }
 
+static char loop_device[64];
+
+static void loop_detach(void)
+{
+    struct err e;
+    char *argv[] = {"losetup", "-d", loop_device, NULL};
+    if (loop_device[0] != '\0')
+        (void)proc_run(argv, NULL, &e);
+}
+
+// A block device: its size, sector size, zeroing that is never left to a discard.
+static void test_device(void)
+{
+    struct err e = {0};
+    AUTO(buf_done) struct buf out = BUF_INIT(sizeof(loop_device) - 1);
+    AUTO(disk_close) struct disk *d = NULL;
+    const uint64_t size = 8 * MIB + 4096;
+    static uint8_t got[256 * 1024], want[256 * 1024];
+    pattern_file(in("device"), size, 8, 1);
+    char *argv[] = {
+        "losetup", "--find", "--show", "--sector-size", "4096", (char *)in("device"),
+        NULL};
+    if (geteuid() != 0 || proc_run(argv, &out, &e) < 0) {
+        skip("a block device", geteuid() != 0 ? "not root" : e.text);
+        return;
+    }
+    (void)snprintf(loop_device, sizeof(loop_device), "%s", str_trim(out.data));
+    (void)atexit(loop_detach);
+    struct file_options o = {.path = loop_device, .writable = true};
+    if (!ok(file_open(&o, &d, &e) == 0, "open a block device %s", e.text))
+        return;
+    is_u64(d->size, size, "its size");
+    is_u64(d->sector_size, 4096, "its sectors");
+    bool good = true;
+    for (int punch = 0; punch < 2; punch++) {
+        uint64_t off = MIB + 777 + (uint64_t)punch * 2 * MIB, len = 100 * KIB + 5;
+        good = good && disk_zero(d, off, len, punch, &e) == 0 &&
+               disk_read(d, got, sizeof(got), off - 1000, &e) == 0;
+        pattern(want, sizeof(want), off - 1000, 8);
+        memset(want + 1000, 0, len);
+        good = good && memcmp(got, want, sizeof(want)) == 0;
+    }
+    ok(good, "zeroing is exact to the byte %s", e.text);
+    pattern(want, 5000, size - 5000, 9);
+    ok(disk_write(d, want, 5000, size - 5000, &e) == 0 && disk_flush(d, &e) == 0 &&
+           disk_read(d, got, 5000, size - 5000, &e) == 0 && memcmp(got, want, 5000) == 0,
+       "so are writes up to its end %s", e.text);
+    disk_close(steal(d));
+    sh("mkfs.ext4 -q -F %s && mkdir mnt", loop_device);
+    char *mount[] = {"mount", loop_device, (char *)in("mnt"), NULL};
+    if (proc_run(mount, NULL, &e) < 0) {
+        skip("a mounted device", e.text);
+        return;
+    }
+    ok(file_open(&o, &d, &e) < 0 && e.code == ERR_REFUSED,
+       "it is not opened for writing while mounted: %s", e.text);
+    sh("umount mnt");
+}
+
 int main(void)
 {
     scratch_make();
@@ -193,5 +252,6 @@ int main(void)
     test_create();
     test_locks();
     test_filters();
+    test_device();
     return done_testing();
 }

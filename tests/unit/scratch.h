@@ -20,8 +20,7 @@ __attribute__((unused)) static void scratch_remove(void)
 }
 __attribute__((unused)) static void scratch_signal(int number)
 {
-    scratch_remove();
-    _exit(128 + number);
+    exit(128 + number); // with all that atexit() was told
 }
 __attribute__((unused)) static void scratch_make(void)
 {

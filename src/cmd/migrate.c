@@ -130,13 +130,17 @@ const struct command command_migrate = {
     .name = "migrate",
     .args = "SOURCE TARGET",
     .summary = "bring a machine to a target, checked and bootable",
-    .help = "Reads what SOURCE is, copies the blocks of its disks that are in use to "
-            "replicas, verifies them, makes the guest boot on virtio in an overlay over "
-            "the replicas, and defines the machine at TARGET. The source is only read. "
-            "What cannot be migrated is refused before anything is copied.\n\n"
-            "Every migration is a job. Run the same line again after anything that "
-            "interrupted it, and it goes on. `godwit finish JOB` makes one file a disk "
-            "of replica and overlay, `godwit discard JOB` removes all of it.",
+    .help =
+        "Reads what SOURCE is, copies the blocks of its disks that are in use to "
+        "replicas, verifies them, makes the guest boot on virtio in an overlay over "
+        "the replicas, and defines the machine at TARGET. The source is only read. "
+        "What cannot be migrated is refused before anything is copied.\n\n"
+        "Every migration is a job. Run the same line again after anything that "
+        "interrupted it, and it goes on. `godwit finish JOB` makes one file a disk "
+        "of replica and overlay, `godwit discard JOB` removes all of it.\n\n"
+        "NET of --network is a network of the target's libvirt, bridge:NAME, or user "
+        "(QEMU's own, from which nothing reaches the guest). An interface that is not "
+        "named goes to libvirt's network default if that is active, else to user.",
     .examples =
         "godwit migrate vm.vmdk dir:out\n"
         "godwit migrate vm.ova 'libvirt+qemu:///system?pool=default' --start\n"

@@ -156,6 +156,7 @@ int appliance_call(struct appliance *a, const char *path, const json_t *request,
     if (a->lost)
         return err_set(e, ERR_FAILED, "the appliance no longer answers");
     bool get = strcmp(path, "/v1/hello") == 0;
+    uint64_t begin = clock_ms();
     if (http_call(&a->stream, get ? "GET" : "POST", path, request, timeout_ms, ret, e) ==
         0)
         return 0;
@@ -163,6 +164,10 @@ int appliance_call(struct appliance *a, const char *path, const json_t *request,
         a->lost = true;
     if (e->code == ERR_CANCELLED)
         return -1;
+    // A stream that breaks before its time is QEMU's end, which takes a moment.
+    bool early = e->code == ERR_RETRY && clock_ms() - begin < timeout_ms;
+    for (unsigned i = 0; early && i < 100 && vm_running(a->vm); i++)
+        usleep(10000);
     if (!vm_running(a->vm)) {
         a->lost = true;
         return vm_last_words(a->vm, e);

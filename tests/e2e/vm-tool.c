@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // vm/ by hand, for the tests here. Steps in order; each prints one line of JSON:
 //   vm-tool [start | file SERIAL PATH FORMAT rw|ro | nbd SERIAL SOCKET rw|ro |
-//            remove SERIAL | get PATH | call PATH JSON | pid | wait SECONDS]…
+//            remove SERIAL | get PATH | call PATH JSON | wait SECONDS]…
+// After "try" a step's error is printed like an answer, and the next one follows.
 //   vm-tool rehearse DISK FORMAT bios|uefi RUN-DIR SECONDS EXPECT ADDRESS PORT PICTURE
 // ("-" for an option that is not given). An error goes to stderr, its code is the exit
 // code.
@@ -130,10 +131,15 @@ static int run(int argc, char **argv, struct err *e)
     if (argc == 11 && strcmp(argv[1], "rehearse") == 0)
         return run_rehearsal(argv + 2, e);
     for (int i = 1; i < argc;) {
-        if (strcmp(argv[i], "start") != 0 && !a)
+        if (!a && strcmp(argv[i], "start") != 0)
             return err_set(e, ERR_USAGE, "start comes first");
-        if (step(&a, argv, &i, argc, e) < 0)
+        bool try = strcmp(argv[i], "try") == 0 && i + 1 < argc;
+        i += try;
+        if (step(&a, argv, &i, argc, e) == 0)
+            continue;
+        if (!try)
             return -1;
+        print(json_pack("{s:s, s:i}", "error", e->text, "code", (int)e->code));
     }
     return 0;
 }

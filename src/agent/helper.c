@@ -187,7 +187,7 @@ static int work_console(struct guest *g, const json_t *request, json_t **ret,
     json_t *changes = json_array();
     for (size_t i = 0; i < done.n; i++)
         json_array_append_new(changes, json_string(done.v[i]));
-    *ret = json_pack("{s:o}", "changes", changes);
+    *ret = json_pack("{s:o, s:o}", "facts", guest_json(g), "changes", changes);
     return 0;
 }
 
@@ -238,7 +238,7 @@ const struct call helper_calls[] = {
     {{"POST", "/v1/guest/serial-console", handle_console},
      "Adds a console and a login on ttyS0 (rehearsals)",
      GUEST_REQUEST,
-     "changes: a line each"},
+     "facts; changes: a line each"},
     {{"POST", "/v1/poweroff", handle_poweroff}, "Ends the appliance", "none", "empty"},
 };
 const size_t n_helper_calls = ARRAY_LEN(helper_calls);

@@ -6,7 +6,7 @@
 
 #include <stdio.h>
 
-#define DEFAULT_TIMEOUT_MS (UINT64_C(180) * 1000)
+#define DEFAULT_TIMEOUT_MS (UINT64_C(300) * 1000)
 
 struct rehearse_options {
     const char *expect, *address, *picture, *firmware, *root;
@@ -34,7 +34,7 @@ static const struct opt options[] = {
     {.name = "timeout",
      .type = OPT_MS,
      .arg = "TIME",
-     .help = "for all of it; default: 180s",
+     .help = "for all of it; default: 300s",
      .offset = offsetof(struct rehearse_options, timeout_ms)},
     {.name = "picture",
      .type = OPT_STRING,

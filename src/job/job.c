@@ -154,7 +154,7 @@ static int run_phase(struct job *j, const struct phase *p, struct err *e)
     j->row.phase_done = false;
     if (cancel_check(e) || job_save(j, e))
         return -1;
-    if (j->ui && j->ui->phase)
+    if (j->ui && j->ui->phase && (!p->wanted || p->wanted(&j->request)))
         j->ui->phase(j->ui->context, &j->row, p->name, p->why);
     uint64_t start = clock_ms();
     if (p->run(j, e))

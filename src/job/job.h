@@ -56,6 +56,8 @@ struct phase {
     int (*run)(struct job *j,
                struct err *e); // repeatable: it may have been killed half way
     int (*undo)(struct job *j, struct err *e); // for discard; NULL: nothing to undo
+    // Was it asked for? NULL: always. Only for what is shown: run decides by itself.
+    bool (*wanted)(const struct job_request *r);
 };
 extern const struct phase job_phases[]; // ends with a row without name
 

@@ -51,7 +51,9 @@ static void splice(struct extents *x, size_t at, size_t n_old, const struct exte
 {
     while (x->n + n_new > x->cap + n_old)
         x->v = vec_grow(x->v, &x->cap, sizeof(*x->v));
-    memmove(x->v + at + n_new, x->v + at + n_old, (x->n - at - n_old) * sizeof(*x->v));
+    if (x->n > at + n_old)
+        memmove(x->v + at + n_new, x->v + at + n_old,
+                (x->n - at - n_old) * sizeof(*x->v));
     if (n_new > 0)
         memcpy(x->v + at, with, n_new * sizeof(*with));
     x->n = x->n - n_old + n_new;

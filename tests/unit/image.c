@@ -118,10 +118,11 @@ static void test_format(const struct format_case *c, uint64_t size, unsigned eve
     (void)snprintf(title, sizeof(title), "%s, %llu bytes, %s", c->name,
                    (unsigned long long)size, every > 1 ? "sparse" : "full");
     pattern_file(in("source"), size, seed, every);
-    sh("rm -f the* whole; qemu-img convert -f raw -O %s %s source the.%s", c->format,
-       c->options, extension(c->format));
-    sh("qemu-img convert -f %s -O raw the.%s whole", c->format, extension(c->format));
-    struct image_options o = {.path = in("the.%s", extension(c->format))};
+    const char *ext = extension(c->format);
+    sh("rm -f the* whole; qemu-img convert -f raw -O %s %s source the.%s; "
+       "qemu-img convert -f %s -O raw the.%s whole",
+       c->format, c->options, ext, c->format, ext);
+    struct image_options o = {.path = in("the.%s", ext)};
     if (!ok(image_open(&o, &d, &e) == 0, "open %s %s", title, e.text))
         return;
     ok(d->size >= size && is_pattern(d, size, seed, every), "%s holds the pattern",

@@ -249,10 +249,11 @@ static int add_bitmap(struct reader *r, dgrp_t group, uint8_t *bitmap, struct er
     uint64_t ratio = UINT64_C(1) << fs->cluster_ratio_bits;
     uint64_t n_blocks = ext2fs_group_last_block2(fs, group) - first + 1;
     uint64_t n = (n_blocks + ratio - 1) / ratio, n_free = 0;
-    if (n > (uint64_t)fs->blocksize * 8)
+    uint64_t full = fs->super->s_clusters_per_group;
+    if (n > full || full > (uint64_t)fs->blocksize * 8)
         return damaged(r, 0, "a group is larger than its bitmap", e);
     // As long as the kernel writes it: a bit a cluster of a full group.
-    int bytes = (int)(fs->super->s_clusters_per_group / 8);
+    int bytes = (int)(full / 8);
     if (!ext2fs_block_bitmap_csum_verify(fs, group, (char *)bitmap, bytes) &&
         !fs_checksums_ignored())
         return damaged(r, 0, "the checksum of a block bitmap is wrong", e);

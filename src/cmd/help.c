@@ -19,6 +19,15 @@ static const struct {
     {5, "failed, but the same command may succeed later"},
 };
 
+static const struct {
+    const char *name, *meaning;
+} variables[] = {
+    {"GODWIT_STATE", "folder of the jobs, as --state"},
+    {"GODWIT_ACCEL", "auto, kvm or tcg, as --accel"},
+    {"GODWIT_APPLIANCE", "folder of the appliance's kernel and initramfs"},
+    {"TMPDIR", "where a rehearsal's overlays and sockets are made"},
+};
+
 static const char overview[] =
     "godwit moves servers into KVM: any image in, a guest that boots out, checked block "
     "by block. Every migration is a job; run the same line again after anything that "
@@ -180,6 +189,10 @@ void help_scdoc(const struct command *c, struct buf *out)
     if (c)
         scdoc_options(c->options, out);
     scdoc_options(global_options, out);
+    if (!c)
+        buf_str(out, "# ENVIRONMENT\n\n");
+    for (size_t i = 0; !c && i < ARRAY_LEN(variables); i++)
+        buf_printf(out, "*%s*\n\t%s\n\n", variables[i].name, variables[i].meaning);
     scdoc_tail(c, out);
 }
 

@@ -146,6 +146,13 @@ static void record_failure(struct job *j, const struct err *cause)
     // The cause is what counts; a row that says "running" is shown as stopped.
     (void)job_save(j, &e);
     (void)store_event(j->store, j->row.id, "error", j->row.phase, cause->text, &e);
+    if (!made || cause->code == ERR_CANCELLED || !j->ui || !j->ui->note)
+        return;
+    AUTO(str_free)
+    char *text = xasprintf("job %llu keeps what it has: the same line goes on from "
+                           "there, `godwit discard %llu` removes it",
+                           (unsigned long long)j->row.id, (unsigned long long)j->row.id);
+    j->ui->note(j->ui->context, text);
 }
 
 static int run_phase(struct job *j, const struct phase *p, struct err *e)

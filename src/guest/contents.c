@@ -84,11 +84,11 @@ int contents_read(struct source *s, struct contents *ret, struct segments *ret_s
     struct cpio_sink sink = {on_entry, on_data, &c};
     if (source_seek(s, 0, e) || initramfs_walk(s, &sink, ret_segments, e))
         return -1;
-    c.sorted = xcalloc(c.n + 1, sizeof(*c.sorted));
+    c.sorted = xcalloc(c.n + 1, sizeof(struct content *));
     for (size_t i = 0; i < c.n; i++)
         c.sorted[i] = &c.v[i];
     if (c.n)
-        qsort(c.sorted, c.n, sizeof(*c.sorted), by_path);
+        qsort(c.sorted, c.n, sizeof(struct content *), by_path);
     *ret = c;
     c = (struct contents){0};
     return 0;

@@ -441,7 +441,7 @@ int initramfs_commit(struct tree *t, const struct initramfs_patch *p, struct err
     AUTO(fd_close) int old = -1;
     AUTO(source_done) struct source s = {0};
     AUTO(tree_replace_end) struct tree_new *new = NULL;
-    int fd;
+    int fd = -1;
     if (tree_fd(t, p->path, O_RDONLY, 0, &old, e) ||
         tree_replace(t, p->path, &new, &fd, e))
         return -1;
@@ -484,7 +484,7 @@ int initramfs_add_modules(struct tree *t, const char *path, const char *kernel_v
     struct initramfs_job job = {
         .tree = t, .path = path, .version = kernel_version, .drivers = drivers};
     AUTO(initramfs_patch_done) struct initramfs_patch p = {0};
-    bool needed;
+    bool needed = false;
     if (initramfs_prepare(&job, &p, &needed, e))
         return -1;
     if (needed && (initramfs_room(t, &p, 1, e) || initramfs_commit(t, &p, e)))

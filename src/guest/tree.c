@@ -245,7 +245,7 @@ int tree_write(struct tree *t, const char *path, const void *data, size_t len,
                struct err *e)
 {
     AUTO(tree_replace_end) struct tree_new *new = NULL;
-    int fd;
+    int fd = -1;
     if (tree_replace(t, path, &new, &fd, e))
         return -1;
     if (fd_write(fd, data, len))

@@ -106,7 +106,7 @@ int disk_extents_all(struct disk *d, uint64_t off, uint64_t len, struct extents 
                      struct err *e)
 {
     while (len > 0) {
-        uint64_t done;
+        uint64_t done = 0;
         if (disk_extents(d, off, len, out, &done, e) < 0)
             return -1;
         off += done;

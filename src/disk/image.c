@@ -118,7 +118,7 @@ static const struct disk_ops image_ops = {
 
 static int open_files(struct image *im, struct err *e)
 {
-    im->files = xcalloc(im->chain.n, sizeof(*im->files));
+    im->files = xcalloc(im->chain.n, sizeof(struct disk *));
     for (size_t i = 0; i < im->chain.n; i++) {
         const struct image_link *link = &im->chain.v[i];
         struct file_options options = {.path = link->data_path};

@@ -63,7 +63,7 @@ static int walk_resolve(struct walk *w, const char *from, const char *name,
     AUTO(str_free) char *dir = path_dir(from);
     AUTO(str_free) char *joined = name[0] == '/' ? xstrdup(name) : path_join(dir, name);
     AUTO(str_free) char *real = NULL;
-    struct stat st;
+    struct stat st = {0};
     if (path_real(joined, &real, e) < 0) {
         err_wrap(e, "the %s of %s", role, from);
         e->code = ERR_REFUSED;
@@ -120,7 +120,7 @@ static int extent_found(void *context, const char *name, uint64_t need, struct e
     struct extent_walk *x = context;
     struct image_link *link = x->link;
     AUTO(str_free) char *path = NULL;
-    struct stat st;
+    struct stat st = {0};
     int fd;
     free(link->data_path);
     link->data_path = NULL;
@@ -155,7 +155,7 @@ static int link_extents(struct walk *w, struct image_link *link, const char *des
 
 static json_t *node_file(const char *path)
 {
-    struct stat st;
+    struct stat st = {0};
     bool device = stat(path, &st) == 0 && S_ISBLK(st.st_mode);
     return json_pack("{ss ss}", "driver", device ? "host_device" : "file", "filename",
                      path);
@@ -282,7 +282,7 @@ static int link_check(const struct image_link *link, struct image_info *info,
                       struct err *e)
 {
     const uint64_t worth = TIB; // above it the tables are too large to be held in memory
-    struct stat st;
+    struct stat st = {0};
     if (!link->format->checked ||
         (stat(link->path, &st) == 0 && (uint64_t)st.st_blocks * 512 > worth))
         return 0;
@@ -337,7 +337,7 @@ static int add_snapshots(const json_t *list, struct strings *out, const char *pa
 static int link_data_file(struct walk *w, struct image_link *link, const struct said *s,
                           struct err *e)
 {
-    struct stat st;
+    struct stat st = {0};
     int fd;
     if (s->data_file == NULL)
         return err_set(e, ERR_REFUSED, "%s does not name its external data file",
@@ -380,7 +380,7 @@ static int walk_link(struct walk *w, const char *path, const char *format,
 {
     struct image_chain *c = w->chain;
     bool top = c->n == 0;
-    struct stat st;
+    struct stat st = {0};
     int fd;
     AUTO(image_probe_done) struct image_probe probe = {0};
     AUTO(said_done) struct said said = {0};
@@ -420,7 +420,7 @@ static int walk_link(struct walk *w, const char *path, const char *format,
 
 static int walk_start(struct walk *w, const char *path, char **ret_real, struct err *e)
 {
-    struct stat st;
+    struct stat st = {0};
     AUTO(str_free) char *real = NULL;
     if (path_real(path, &real, e) < 0)
         return -1;

@@ -220,7 +220,7 @@ static int map_ended_early(struct image_map *m, struct err *e)
 static int map_advance(struct image_map *m, struct err *e)
 {
     for (;;) {
-        struct map_entry x;
+        struct map_entry x = {0};
         char *line = NULL;
         if (map_line(m, &line, e) < 0)
             return -1;

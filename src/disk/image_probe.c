@@ -186,7 +186,7 @@ int image_probe(int fd, const char *path, uint64_t part_off, uint64_t part_len,
                 const char *format, struct image_probe *ret, struct err *e)
 {
     AUTO(image_probe_done) struct image_probe p = {0};
-    struct ends ends;
+    struct ends ends = {0};
     if (ends_read(fd, path, part_off, part_len, &ends, e) < 0)
         return -1;
     if (ends.size == 0)

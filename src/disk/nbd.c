@@ -370,7 +370,7 @@ int nbd_open(const struct nbd_options *options, struct disk **ret, struct err *e
     n->socket = xstrdup(options->socket);
     n->export_name = xstrdup(options->export_name != NULL ? options->export_name : "");
     n->n_max = options->connections > 0 ? options->connections : 4;
-    n->idle = xcalloc(n->n_max, sizeof(*n->idle));
+    n->idle = xcalloc(n->n_max, sizeof(struct nbd_handle *));
     pthread_mutex_init(&n->mutex, NULL);
     pthread_cond_init(&n->freed, NULL);
     AUTO(disk_close) struct disk *d = (struct disk *)n;

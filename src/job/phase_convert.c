@@ -6,6 +6,7 @@
 #include "job/internal.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <unistd.h>
 
@@ -54,6 +55,15 @@ static void learn_firmware(struct job *j, const json_t *guest)
         json_object_set_new(j->row.report, "machine", machine);
 }
 
+// What was written there is durable before the row says that it is there.
+static int make_durable(const char *path, struct err *e)
+{
+    AUTO(fd_close) int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 || fsync(fd))
+        return err_errno(e, errno, "flushing %s", path);
+    return 0;
+}
+
 static int make_overlays(struct job *j, struct vm_disk *disks, char (*serials)[24],
                          struct err *e)
 {
@@ -95,6 +105,8 @@ static int convert(struct job *j, struct err *e)
     j->machine->guest = json_incref(guest);
     learn_firmware(j, guest);
     for (size_t i = 0; i < n; i++) {
+        if (make_durable(j->place.disks[i].overlay, e))
+            return -1;
         json_object_set(job_disk(j, i), "converted",
                         json_object_get(job_disk(j, i), "digest"));
         set_final(j, i, j->place.disks[i].overlay, "qcow2");
@@ -141,7 +153,8 @@ static int flatten_qcow2(struct job *j, size_t i, struct err *e)
     if (!json_is_true(json_object_get(disk, "flattened"))) {
         if (unlink(part) && errno != ENOENT)
             return err_errno(e, errno, "removing %s", part);
-        if (image_flatten(d->final, d->final_format, part, "qcow2", e))
+        if (image_flatten(d->final, d->final_format, part, "qcow2", e) ||
+            make_durable(part, e))
             return -1;
         json_object_set_new(disk, "flattened", json_true());
         if (job_save(j, e))

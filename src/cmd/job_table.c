@@ -7,6 +7,9 @@ static const char *real_state(struct store *s, const struct job_row *job)
 {
     if (strcmp(job->state, "running") == 0 && !store_job_running(s, job->id))
         return "stopped";
+    // A refusal before anything was made: nothing is left of the job but why.
+    if (strcmp(job->state, "discarded") == 0 && job->error)
+        return "refused";
     return job->state;
 }
 

@@ -37,7 +37,8 @@ static int read_keys(const struct strings *files, json_t **ret, struct err *e)
             return err_wrap(e, "--luks-key");
         size_t len = strcspn(text.data ? text.data : "", "\n");
         json_t *key = json_stringn(text.data ? text.data : "", len);
-        explicit_bzero(text.data, text.len);
+        if (text.data)
+            explicit_bzero(text.data, text.len);
         if (!key)
             return err_set(e, ERR_USAGE, "--luks-key: %s is not UTF-8 text", path);
         json_object_set_new(keys, uuid, key);

@@ -153,7 +153,7 @@ int store_job_get(struct store *s, uint64_t id, struct job_row *ret, struct err 
     if (store_prepare(s, "SELECT id, " JOB_COLUMNS " FROM job WHERE id = ?1", &q, e))
         return -1;
     sqlite3_bind_int64(q, 1, (sqlite3_int64)id);
-    bool found;
+    bool found = false;
     if (one_job(s, q, ret, &found, e))
         return -1;
     if (!found)

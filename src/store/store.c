@@ -70,7 +70,7 @@ static int read_version(struct store *s, int *ret, struct err *e)
 // Brings the schema up to date; several processes may try at once.
 static int upgrade(struct store *s, struct err *e)
 {
-    int version;
+    int version = 0;
     if (read_version(s, &version, e))
         return -1;
     if (version == (int)ARRAY_LEN(schema))

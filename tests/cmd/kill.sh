@@ -22,7 +22,11 @@ one() { # WHAT TARGET COMMAND…: killed once at a random moment, then run to it
     sleep $((RANDOM % 2))
     kill -9 $pid 2> /dev/null || unfinished=$((unfinished + 1))
     wait $pid 2> /dev/null
-    [ ! -e "$target" ] || had=$(($(stat -c %b "$target") * 512))
+    # A job that was past its copy sends nothing again; its report still has the first run's figures.
+    local past=false
+    [ "$2" = migrate ] && past=$("$godwit" jobs --json |
+        jq -r '.[-1] | (.phase == "copy" and .phase_done) or ([.phase] | inside(["verify", "convert", "flatten", "import", "launch"]))')
+    [ "$past" = true ] || [ ! -e "$target" ] || had=$(($(stat -c %b "$target") * 512))
     if ! "$@" --quiet --json > out 2> err; then
         echo "# $what: $(cat err)"
         wrong=1

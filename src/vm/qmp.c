@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <poll.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #define LINE_MAX_BYTES MIB
@@ -74,6 +75,19 @@ static void note_event(struct qmp *q, const json_t *object)
         strings_add(&q->deleted, id);
 }
 
+// Without a SIGPIPE when QEMU has ended.
+static int send_all(int fd, const char *text, size_t len)
+{
+    while (len > 0) {
+        ssize_t n = send(fd, text, len, MSG_NOSIGNAL);
+        if (n < 0 && errno != EINTR)
+            return -1;
+        text += n > 0 ? n : 0;
+        len -= n > 0 ? (size_t)n : 0;
+    }
+    return 0;
+}
+
 int qmp_call(struct qmp *q, const char *command, const json_t *arguments,
              uint64_t timeout_ms, json_t **ret, struct err *e)
 {
@@ -83,7 +97,7 @@ int qmp_call(struct qmp *q, const char *command, const json_t *arguments,
         json_object_set(request, "arguments", (json_t *)arguments);
     AUTO(str_free) char *text = json_text(request);
     AUTO(str_free) char *line = xasprintf("%s\n", text);
-    if (fd_write(q->fd, line, strlen(line)) < 0)
+    if (send_all(q->fd, line, strlen(line)) < 0)
         return err_set(e, ERR_FAILED, "QEMU has ended");
     for (;;) {
         AUTO(json_free) json_t *answer = NULL;

@@ -352,6 +352,9 @@ int file_read(const char *path, struct buf *b, struct err *e);
 // never half.
 int file_write(const char *path, const void *data, size_t len, mode_t mode,
                struct err *e);
+// Removes what writers of `path` left that were killed before the rename. Only where no
+// other may be writing it now.
+void file_write_sweep(const char *path);
 int dir_make(const char *path, mode_t mode, struct err *e); // with parents; exists: fine
 // And what is in it; missing: fine. Follows no link, refuses a file system mounted
 // inside.

@@ -4,6 +4,7 @@
 // the new content is there.
 #include "base/base.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -131,6 +132,20 @@ int file_write(const char *path, const void *data, size_t len, mode_t mode, stru
         return err_errno(e, errnum, "write %s", path);
     }
     return sync_dir(dir, e);
+}
+
+void file_write_sweep(const char *path)
+{
+    AUTO(str_free) char *dir = path_dir(path);
+    AUTO(str_free) char *prefix = xasprintf(".%s.", path_base(path));
+    size_t len = strlen(prefix);
+    DIR *d = opendir(dir);
+    for (const struct dirent *x; d && (x = readdir(d));) {
+        if (strncmp(x->d_name, prefix, len) == 0 && strlen(x->d_name) == len + 6)
+            (void)unlinkat(dirfd(d), x->d_name, 0); // what stays is only untidy
+    }
+    if (d)
+        closedir(d);
 }
 
 int lock_take(const char *path, const char *what, int *ret_fd, struct err *e)

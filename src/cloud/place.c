@@ -98,8 +98,10 @@ void place_forget(const char *dir, const struct cloud_machine *m)
 {
     AUTO(str_free) char *path = marker_path(dir, m);
     AUTO(str_free) char *file = find_file(dir, m);
-    if (!file && place_is_ours(dir, m))
-        (void)unlink(path); // left behind it keeps nobody out
+    if (file || !place_is_ours(dir, m))
+        return;
+    file_write_sweep(path);
+    (void)unlink(path); // left behind it keeps nobody out
 }
 
 static int check_owner(const char *dir, const struct cloud_machine *m, struct err *e)

@@ -140,6 +140,7 @@ int phase_copy_undo(struct job *j, struct err *e)
     AUTO(str_free) char *report = path_join(dir, "report.json");
     if (remove_file(report, e))
         return -1;
+    file_write_sweep(report);
     (void)rmdir(dir); // only when nothing else is in it
     return 0;
 }

@@ -90,6 +90,7 @@ static int files_remove(struct cloud *c, const struct cloud_machine *m, struct e
         return 0; // nothing of ours is there, or it is gone already
     if (unlink(path) < 0 && errno != ENOENT)
         return err_errno(e, errno, "removing %s", path);
+    file_write_sweep(path);
     place_forget(f->dir, m);
     return 0;
 }

@@ -120,6 +120,7 @@ static int open_target(struct job *j, struct err *e)
 {
     if (machine_from_json(json_object_get(j->row.report, "machine"), &j->machine, e))
         return err_wrap(e, "job %llu", (unsigned long long)j->row.id);
+    json_decref(j->machine->guest); // the description may have one of its own
     j->machine->guest = json_incref(json_object_get(j->row.report, "guest"));
     if (cloud_open(j->row.target, &j->target, e))
         return -1;

@@ -9,11 +9,14 @@ struct tune {
     unsigned workers;
     unsigned max_workers;
     uint64_t max_request;
-    unsigned trying;         // which move is on trial
+    bool starting;           // doubling, before any trial
+    unsigned trying;         // which move is next, or on trial
+    bool on_trial;           // the window that runs now measures it
     uint64_t before_request; // to go back to
     unsigned before_workers;
-    double best;  // bytes per second without the move on trial
-    bool settled; // the base rate of this round of trials is known
+    unsigned in_vain;       // moves in a row that were not worth it
+    unsigned resting, rest; // windows: to go, and of the next rest
+    double best;            // bytes per second without the move on trial
     uint64_t since_ns, since_bytes;
 };
 void tune_init(struct tune *t, unsigned max_workers, uint64_t max_request);

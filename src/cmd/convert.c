@@ -169,7 +169,8 @@ static int convert(const struct globals *g, const struct convert_options *o,
     AUTO(appliance_end) struct appliance *appliance = NULL;
     AUTO(str_free) char *state = session_state_dir(g);
     AUTO(str_free) char *dir = NULL;
-    struct helper_options helper = {.accel = session_accel(g), .state_dir = state};
+    struct helper_options helper = {
+        .accel = session_accel(g), .state_dir = state, .luks = o->luks_keys.n > 0};
     const char *name = o->name ? o->name : s->machine->name;
     if (source_allocation(s, &allocation, e) ||
         source_check(s, &allocation, o->luks_keys.n > 0, e) ||

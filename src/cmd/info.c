@@ -65,7 +65,8 @@ static int look_at_guest(const struct globals *g, const struct info_options *o,
                          struct info *i, struct err *e)
 {
     AUTO(str_free) char *state = session_state_dir(g);
-    struct helper_options helper = {.accel = session_accel(g), .state_dir = state};
+    struct helper_options helper = {
+        .accel = session_accel(g), .state_dir = state, .luks = o->luks_keys.n > 0};
     AUTO(free) void *memory = NULL;
     struct vm_disk *disks = NULL;
     if (source_check(&i->source, &i->allocation, o->luks_keys.n > 0, e) ||

@@ -110,7 +110,8 @@ static int prepare(const struct globals *g, const struct rehearse_options *o,
     AUTO(str_free) char *state = session_state_dir(g);
     AUTO(appliance_end) struct appliance *appliance = NULL;
     AUTO(json_free) json_t *reply = NULL;
-    struct helper_options helper = {.accel = session_accel(g), .state_dir = state};
+    struct helper_options helper = {
+        .accel = session_accel(g), .state_dir = state, .luks = o->luks_keys.n > 0};
     struct helper_request request = {.call = "serial-console",
                                      .disks = disks,
                                      .n_disks = s->n_disks,

@@ -157,6 +157,8 @@ struct image_info {
     struct strings
         files; // every file of the image: itself, extents, data file, backing chain
     struct strings snapshots; // names of internal snapshots
+    char *qemu_name; // "json:{…}": the whole chain, every node spelled out, so that QEMU
+                     // opens nothing because an image says so
     bool compressed; // has compressed clusters (streamOptimized, qcow2 -c): reading costs
                      // CPU
 };

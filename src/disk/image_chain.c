@@ -471,7 +471,8 @@ int image_chain_open(const struct image_options *options, struct image_chain *re
 void image_info_done(struct image_info *info)
 {
     free(info->format);
-    info->format = NULL;
+    free(info->qemu_name);
+    info->format = info->qemu_name = NULL;
     strings_done(&info->files);
     strings_done(&info->snapshots);
 }
@@ -481,6 +482,7 @@ int image_info(const struct image_options *options, struct image_info *ret, stru
     AUTO(image_chain_done) struct image_chain chain = {0};
     if (image_chain_open(options, &chain, e) < 0)
         return -1;
+    chain.info.qemu_name = image_chain_name(&chain);
     *ret = chain.info;
     chain.info = (struct image_info){0};
     return 0;

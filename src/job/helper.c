@@ -5,6 +5,8 @@
 
 #define CALL_TIMEOUT_MS (UINT64_C(30) * 60 * 1000)
 #define KEY_MAX (8 * KIB)
+// cryptsetup makes LUKS2 volumes whose key takes up to 1 GiB to derive (argon2id).
+#define LUKS_MEMORY (2 * GIB)
 
 // What a guest of QEMU needs to find its disks and its network: modules by name, as the
 // target's machine (machine_domain_xml) has them.
@@ -18,7 +20,10 @@ int helper_begin(const struct helper_options *options, struct appliance **ret,
     if (dir_make(cache, 0700, e))
         return -1;
     return appliance_begin(
-        &(struct appliance_options){.accel = options->accel, .cache_dir = cache}, ret, e);
+        &(struct appliance_options){.accel = options->accel,
+                                    .memory = options->luks ? LUKS_MEMORY : 0,
+                                    .cache_dir = cache},
+        ret, e);
 }
 
 // "UUID=FILE" or "FILE" → {"UUID" or "*": the file's first line}. The text of a key is

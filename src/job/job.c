@@ -93,7 +93,8 @@ json_t *job_disk(struct job *j, size_t i)
 struct helper_options job_helper_options(const struct job *j)
 {
     return (struct helper_options){.accel = j->request.accel,
-                                   .state_dir = store_dir(j->store)};
+                                   .state_dir = store_dir(j->store),
+                                   .luks = j->request.luks_key_files.n > 0};
 }
 
 // Seconds add up over processes.

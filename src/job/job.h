@@ -144,6 +144,7 @@ __attribute__((unused)) static inline void auto_replica_close(struct replica *r)
 struct helper_options {
     enum accel accel;
     const char *state_dir; // caches lie below it
+    bool luks;             // volumes are to be opened: their key derivation takes memory
 };
 // Begins to boot an appliance; helper_call waits for it.
 int helper_begin(const struct helper_options *options, struct appliance **ret,

@@ -7,6 +7,9 @@
 #include <stdio.h>
 #include <sys/stat.h>
 
+// qcow2, "backing_file_size": at most 1023 bytes.
+#define BACKING_NAME_MAX 1023
+
 // The disks of `from` are moved behind those of `to`.
 static void take_disks(struct machine *to, struct machine *from)
 {
@@ -149,11 +152,14 @@ int source_vm_disks(const struct source *s, struct vm_disk **ret, struct err *e)
     struct vm_disk *list = memory;
     for (size_t i = 0; i < s->n_disks; i++) {
         const struct machine_disk *d = &s->machine->disks[i];
-        if (d->part_len)
+        const char *image = s->disks[i].info.qemu_name;
+        if (d->part_len && strlen(image) > BACKING_NAME_MAX)
             return err_set(e, ERR_REFUSED,
-                           "disk %zu lies inside %s: migrate it, or unpack it first", i,
-                           d->path);
+                           "disk %zu lies inside %s, whose path is too long for QEMU: "
+                           "move the file, or unpack it",
+                           i, d->path);
         list[i] = (struct vm_disk){.path = d->path,
+                                   .image = d->part_len ? image : NULL,
                                    .format = s->disks[i].info.format,
                                    .serial = serials[i],
                                    .discard_writes = true};

@@ -103,15 +103,16 @@ static int make_scratch(const struct vm *v, const struct vm_disk *d, char **ret,
 {
     AUTO(str_free)
     char *path = xasprintf("%s/%s-%s.scratch", v->run_dir, v->name, d->serial);
-    AUTO(str_free) char *backing = NULL;
-    if (d->path && path_real(d->path, &backing, e) < 0)
+    AUTO(str_free) char *backing = d->image ? xstrdup(d->image) : NULL;
+    if (d->path && !backing && path_real(d->path, &backing, e) < 0)
         return -1;
     if (!d->path)
         backing = xasprintf("nbd+unix:///?socket=%s", d->socket);
     char *const argv[] = {"qemu-img",        "create", "-q",    "-f", "qcow2", "-F",
                           (char *)d->format, "-b",     backing, path, NULL};
     if (proc_have("qemu-img", "qemu-utils", e) < 0 || proc_run(argv, NULL, e) < 0)
-        return err_wrap(e, "make a throw-away overlay on %s", backing);
+        return err_wrap(e, "make a throw-away overlay on %s",
+                        d->path ? d->path : d->socket);
     *ret = steal(path);
     return 0;
 }

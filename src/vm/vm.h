@@ -23,6 +23,8 @@ int accel_choose(enum accel wish, const char *cache_dir, enum accel *ret,
 
 struct vm_disk {
     const char *path;   // file, or NULL with socket
+    const char *image;  // QEMU's name of what lies in it (image_info.qemu_name), to be
+                        // opened instead; with discard_writes only, NULL: path is all
     const char *socket; // Unix socket of an NBD export
     const char *format; // "raw" "qcow2"; where nothing is written, any of a source
     const char *serial; // at most 20 characters

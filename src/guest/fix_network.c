@@ -3,15 +3,18 @@
 // that udev makes of it (ens192 → enp1s0), so that the configuration of the old name
 // would apply to nothing. A NIC's old name is, in this order:
 //   1. what a rule, a .link file or netplan says of its MAC: holds by itself;
-//   2. what a configuration says that knows its MAC;
-//   3. of the names left over, in the order of their numbers, the next: NICs are numbered
-//      along the bus, and that is the order of the machine's description.
+//   2. what a configuration says that knows its MAC, or a name that spells it (enx…);
+//   3. what its place on the old bus made of it, if that name is configured;
+//   4. of the names left over, in the order of their numbers, the next: NICs are numbered
+//      along the bus, and that is the order of the machine's description. NICs that are
+//      configured by their MAC alone need none and come last.
 // It is pinned by systemd.link(5), which systemd-udevd reads since version 197, or where
 // that is missing or switched off by a udev rule. Statements by bus path are put out of
 // action: on the new machine they would match another NIC or none.
 #include "guest/fixes.h"
 
 #include <ctype.h>
+#include <strings.h>
 
 #include "guest/names.h"
 #include "guest/netconf.h"
@@ -94,6 +97,17 @@ static void set_name(struct naming *n, size_t nic, const char *name, bool held)
     n->held[nic] = held;
 }
 
+// "enx525400aabb01", which udev makes of a MAC.
+static bool spells_mac(const char *name, const char *mac)
+{
+    if (!str_starts(name, "enx") || strlen(name) != strlen("enx") + 12)
+        return false;
+    for (size_t i = 0; i < 6; i++)
+        if (strncasecmp(name + strlen("enx") + 2 * i, mac + 3 * i, 2) != 0)
+            return false;
+    return true;
+}
+
 static void names_by_mac(struct naming *n, size_t nic)
 {
     AUTO(str_free) char *mac = nic_mac(n->g, nic);
@@ -106,7 +120,36 @@ static void names_by_mac(struct naming *n, size_t nic)
         const struct netif *f = &n->conf.v[i];
         if (f->name && f->mac && !f->made && strcmp(f->mac, mac) == 0)
             set_name(n, nic, f->name, f->held);
+        else if (f->name && !f->made && spells_mac(f->name, mac))
+            set_name(n, nic, f->name, false);
     }
+}
+
+// Is there configuration for the NIC that asks for no name?
+static bool by_mac_alone(const struct naming *n, size_t nic)
+{
+    AUTO(str_free) char *mac = nic_mac(n->g, nic);
+    bool found = false;
+    for (size_t i = 0; mac && i < n->conf.n; i++) {
+        const struct netif *f = &n->conf.v[i];
+        found |= !f->name && !f->made && f->mac && strcmp(f->mac, mac) == 0;
+    }
+    return found;
+}
+
+// "br0", "tun1": names of what programs make, whatever made them here.
+static bool name_is_made(const char *name)
+{
+    static const char *const kinds[] = {"bond",  "br",  "vmbr", "virbr", "docker",
+                                        "dummy", "ppp", "tap",  "team",  "tun",
+                                        "veth",  "wg",  "vxlan"};
+    for (size_t i = 0; i < ARRAY_LEN(kinds); i++) {
+        size_t n = strlen(kinds[i]);
+        if (str_starts(name, kinds[i]) && isdigit((unsigned char)name[n]) &&
+            name[n + strspn(name + n, "0123456789")] == 0)
+            return true;
+    }
+    return false;
 }
 
 static void leave(struct naming *n, const char *name)
@@ -119,7 +162,7 @@ static void names_left(struct naming *n)
 {
     for (size_t i = 0; i < n->conf.n; i++) {
         const struct netif *f = &n->conf.v[i];
-        if (f->name && !f->made && !f->held)
+        if (f->name && !f->made && !f->held && !name_is_made(f->name))
             leave(n, f->name);
     }
     for (size_t i = 0; i < n->said.n; i++)
@@ -127,6 +170,15 @@ static void names_left(struct naming *n)
             leave(n, n->said.v[i].name);
     if (n->left.n)
         qsort(n->left.v, n->left.n, sizeof(*n->left.v), by_number);
+}
+
+static void names_by_order(struct naming *n, size_t n_nics)
+{
+    size_t next = 0;
+    for (int round = 0; round < 2; round++)
+        for (size_t i = 0; i < n_nics && next < n->left.n; i++)
+            if (!n->names.v[i][0] && by_mac_alone(n, i) == (round == 1))
+                set_name(n, i, n->left.v[next++], false);
 }
 
 static int find_names(struct naming *n, struct err *e)
@@ -141,10 +193,7 @@ static int find_names(struct naming *n, struct err *e)
     for (size_t i = 0; i < n_nics; i++)
         names_by_mac(n, i);
     names_left(n);
-    size_t next = 0;
-    for (size_t i = 0; i < n_nics && next < n->left.n; i++)
-        if (!n->names.v[i][0])
-            set_name(n, i, n->left.v[next++], false);
+    names_by_order(n, n_nics);
     return 0;
 }
 

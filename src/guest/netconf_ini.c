@@ -23,6 +23,23 @@ static struct netif *interface_for(struct netconf *c, struct span name, char *ma
     return n;
 }
 
+// The name that a file is for. Several names are no one's own, but each is in use, unless
+// a pattern among them says that any will do.
+static struct span matched_name(struct span value, struct netconf *c)
+{
+    struct span rest = value, name = {0}, more;
+    if (!text_word(&rest, &name) || !text_word(&rest, &more))
+        return name;
+    rest = value;
+    while (text_word(&rest, &more))
+        if (!name_is_plain(more))
+            return (struct span){0};
+    rest = value;
+    while (text_word(&rest, &more))
+        (void)netconf_get(c, more);
+    return (struct span){0};
+}
+
 static struct netif *network_match(struct span text, struct netconf *c)
 {
     struct span name = {0};
@@ -31,15 +48,14 @@ static struct netif *network_match(struct span text, struct netconf *c)
     struct ini ini = {.rest = text};
     while (ini_next(&ini)) {
         if (ini_at(&ini, "Match", "Name")) {
-            struct span rest = ini.value, more;
-            if (!text_word(&rest, &name) || text_word(&rest, &more))
-                name = (struct span){0}; // several names: no one's own
-        } else if (ini_at(&ini, "Match", "MACAddress")) {
+            name = matched_name(ini.value, c);
+        } else if (ini_at(&ini, "Match", "MACAddress") ||
+                   ini_at(&ini, "Match", "PermanentMACAddress")) {
             struct span rest = ini.value, word;
             free(mac);
             mac = text_word(&rest, &word) ? mac_normal(word) : NULL;
         } else if (ini_at(&ini, "Match", "Type") || ini_at(&ini, "Match", "Kind")) {
-            made |= !span_is(ini.value, "ether");
+            made |= !span_is(ini.value, "ether") && !span_starts(ini.value, "!");
         }
     }
     if (span_is(name, "lo")) {
@@ -78,11 +94,13 @@ void parse_netdev(struct span text, struct netconf *c)
 
 static struct netif *connection(struct span text, struct netconf *c)
 {
-    struct span name = {0}, type = {0};
+    struct span name = {0}, type = {0}, parent = {0};
     char *mac = NULL;
     struct ini ini = {.rest = text};
     while (ini_next(&ini)) {
-        if (ini_at(&ini, "connection", "interface-name"))
+        if (span_is(ini.key, "parent")) // of a VLAN: a name, a MAC or another file
+            parent = ini.value;
+        else if (ini_at(&ini, "connection", "interface-name"))
             name = ini.value;
         else if (ini_at(&ini, "connection", "type"))
             type = ini.value;
@@ -98,6 +116,8 @@ static struct netif *connection(struct span text, struct netconf *c)
         free(mac);
         return NULL;
     }
+    if (!ethernet && name_is_plain(parent))
+        (void)netconf_get(c, parent);
     struct netif *n = interface_for(c, name, mac);
     n->made |= !ethernet;
     return n;

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // interfaces(5) of ifupdown: stanzas begin with iface, auto, allow-*, mapping, source;
 // everything else belongs to the stanza above. One interface may have several stanzas
-// (inet, inet6), and "eth0:1" is an alias of eth0. A netmask may be dotted or a length.
+// (inet, inet6), "eth0:1" is an alias of eth0, and "eth0.100" a VLAN of eth0, which needs
+// no stanza of its own. A netmask may be dotted or a length. A line that ends with a
+// backslash goes on in the next.
 #include "guest/netconf.h"
 
 #include <arpa/inet.h>
@@ -13,8 +15,11 @@ static const struct {
 } makers[] = {
     {"bridge_ports", true}, {"bridge-ports", true},    {"bond-slaves", true},
     {"slaves", true},       {"vlan-raw-device", true}, {"vlan_raw_device", true},
-    {"tunnel", false},
+    {"ovs_ports", true},    {"ovs_bonds", true},       {"tunnel", false},
 };
+// Methods of interfaces that a program makes.
+static const char *const making_methods[] = {"ppp", "wvdial", "tunnel", "v4tunnel",
+                                             "6to4"};
 
 static size_t mask_length(struct span mask)
 {
@@ -33,6 +38,8 @@ struct stanza {
     struct netconf *c;
     struct span name; // none: before the first iface
     struct span address, mask;
+    struct span option; // of the last line
+    bool goes_on;       // the last line ended with a backslash
 };
 
 static void end_stanza(struct stanza *s)
@@ -60,10 +67,16 @@ static void begin_iface(struct stanza *s, struct span rest)
     if (!name_is_plain(name))
         return;
     s->name = name;
+    const char *dot = memchr(name.p, '.', name.n);
+    if (dot)
+        (void)netconf_get(s->c, (struct span){name.p, (size_t)(dot - name.p)});
     struct netif *n = netconf_get(s->c, name);
-    if (memchr(name.p, '.', name.n) || span_starts(name, "vlan"))
-        n->made = true;
-    if (text_word(&rest, &family) && text_word(&rest, &method) && span_is(method, "dhcp"))
+    n->made |= dot || span_starts(name, "vlan");
+    if (!text_word(&rest, &family) || !text_word(&rest, &method))
+        return;
+    for (size_t i = 0; i < ARRAY_LEN(making_methods); i++)
+        n->made |= span_is(method, making_methods[i]);
+    if (span_is(method, "dhcp"))
         netif_address(n, method);
 }
 
@@ -90,19 +103,26 @@ static void stanza_option(struct stanza *s, struct span option, struct span rest
     struct netif *n = netconf_get(s->c, s->name);
     struct span word = {0};
     (void)text_word(&rest, &word);
-    if (span_is(option, "address"))
+    if (span_is(option, "bond-master") && name_is_plain(word))
+        netconf_get(s->c, word)->made = true;
+    else if (span_is(option, "address"))
         s->address = value;
     else if (span_is(option, "netmask"))
         s->mask = value;
     else if (span_is(option, "gateway"))
         netif_set(&n->gateway, value);
-    else if (span_is(option, "vlan-raw-device"))
-        n->made = true;
 }
 
 static void interfaces_line(struct stanza *s, struct span line, struct strings *sources)
 {
     struct span rest = line, word;
+    bool more = s->goes_on;
+    s->goes_on = line.n && line.p[line.n - 1] == '\\';
+    if (more && s->option.n) {
+        stanza_option(s, s->option, rest);
+        return;
+    }
+    s->option = (struct span){0};
     if (!text_word(&rest, &word) || word.p[0] == '#')
         return;
     bool source = span_is(word, "source"), folder = span_is(word, "source-directory");
@@ -118,6 +138,7 @@ static void interfaces_line(struct stanza *s, struct span line, struct strings *
                          xasprintf("%.*s%s", (int)path.n, path.p, folder ? "/" : ""));
         return;
     }
+    s->option = word;
     stanza_option(s, word, rest);
 }
 

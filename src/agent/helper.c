@@ -146,7 +146,9 @@ static int read_target(struct guest *g, const json_t *request, struct err *e)
     json_array_foreach(json_object_get(request, "nics"), i, item)
     {
         const char *mac = json_string_value(json_object_get(item, "mac"));
-        struct guest_nic nic = {.mac = mac ? xstrdup(mac) : NULL};
+        const char *place = json_string_value(json_object_get(item, "place"));
+        struct guest_nic nic = {.mac = mac ? xstrdup(mac) : NULL,
+                                .place = place ? xstrdup(place) : NULL};
         vec_push(&g->nics, nic);
     }
     json_array_foreach(json_object_get(request, "drivers"), i, item)
@@ -233,7 +235,7 @@ const struct call helper_calls[] = {
      "facts of the guest"},
     {{"POST", "/v1/guest/convert", handle_convert},
      "Makes the guest boot on the target",
-     GUEST_REQUEST "; nics: [{mac}]; drivers: kernel modules of the target",
+     GUEST_REQUEST "; nics: [{mac, place}]; drivers: kernel modules of the target",
      "facts; fixes: [{fix, why, changes}]"},
     {{"POST", "/v1/guest/serial-console", handle_console},
      "Adds a console and a login on ttyS0 (rehearsals)",

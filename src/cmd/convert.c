@@ -188,6 +188,7 @@ static int convert(const struct globals *g, const struct convert_options *o,
     const json_t *guest = json_object_get(*ret, "facts");
     if (!s->machine->firmware_known)
         s->machine->firmware = firmware_of_guest(guest);
+    helper_learn_macs(s->machine, guest);
     for (size_t i = 0; i < s->n_disks; i++) {
         if (rename(out->parts.v[i], out->overlays.v[i]))
             return err_errno(e, errno, "naming %s", out->overlays.v[i]);

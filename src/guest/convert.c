@@ -39,7 +39,7 @@ static json_t *lines_json(const struct strings *lines)
 
 int guest_convert(struct guest *g, json_t **ret, struct err *e)
 {
-    if (refuse(g, e))
+    if (refuse(g, e) || nic_macs_learn(g, e))
         return -1;
     bool given = g->drivers.n > 0;
     for (size_t i = 0; !given && i < ARRAY_LEN(default_drivers); i++)

@@ -172,13 +172,29 @@ static void names_left(struct naming *n)
         qsort(n->left.v, n->left.n, sizeof(*n->left.v), by_number);
 }
 
+static void names_by_place(struct naming *n)
+{
+    for (size_t i = 0; i < n->g->nics.n; i++) {
+        const char *place = n->g->nics.v[i].place;
+        for (size_t j = 0; place && j < n->left.n; j++) {
+            if (strcmp(n->left.v[j], place) == 0 && !strings_have(&n->names, place))
+                set_name(n, i, place, false);
+        }
+    }
+}
+
 static void names_by_order(struct naming *n, size_t n_nics)
 {
     size_t next = 0;
     for (int round = 0; round < 2; round++)
-        for (size_t i = 0; i < n_nics && next < n->left.n; i++)
+        for (size_t i = 0; i < n_nics; i++) {
+            while (next < n->left.n && strings_have(&n->names, n->left.v[next]))
+                next++;
+            if (next == n->left.n)
+                return;
             if (!n->names.v[i][0] && by_mac_alone(n, i) == (round == 1))
                 set_name(n, i, n->left.v[next++], false);
+        }
 }
 
 static int find_names(struct naming *n, struct err *e)
@@ -193,6 +209,7 @@ static int find_names(struct naming *n, struct err *e)
     for (size_t i = 0; i < n_nics; i++)
         names_by_mac(n, i);
     names_left(n);
+    names_by_place(n);
     names_by_order(n, n_nics);
     return 0;
 }

@@ -41,6 +41,8 @@ struct name_plan {
 };
 int name_plan_make(const struct guest *g, struct name_plan *ret, struct err *e);
 void name_plan_done(struct name_plan *p);
+// Fills MACs of g->nics that are not known with those that the configuration names.
+int nic_macs_learn(struct guest *g, struct err *e);
 __attribute__((unused)) static inline void auto_name_plan_done(struct name_plan *p)
 {
     name_plan_done(p);

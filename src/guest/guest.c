@@ -201,8 +201,10 @@ void guest_done(struct guest *g)
         free(d->label);
     }
     vec_done(&g->devices);
-    for (size_t i = 0; i < g->nics.n; i++)
+    for (size_t i = 0; i < g->nics.n; i++) {
         free(g->nics.v[i].mac);
+        free(g->nics.v[i].place);
+    }
     vec_done(&g->nics);
     strings_done(&g->drivers);
     g->drivers = (struct strings){0};
@@ -219,6 +221,10 @@ static json_t *text_or_null(const char *s)
 json_t *guest_json(const struct guest *g)
 {
     json_t *kernels = json_array(), *addresses = json_array(), *devices = json_array();
+    json_t *nics = json_array();
+    for (size_t i = 0; i < g->nics.n; i++)
+        json_array_append_new(nics,
+                              json_pack("{so}", "mac", text_or_null(g->nics.v[i].mac)));
     for (size_t i = 0; i < g->kernels.n; i++)
         json_array_append_new(kernels, text_or_null(g->kernels.v[i]));
     for (size_t i = 0; i < g->addresses.n; i++) {
@@ -240,9 +246,9 @@ json_t *guest_json(const struct guest *g)
                       text_or_null(d->label), "mapper", (int)d->mapper));
     }
     return json_pack(
-        "{so so so so so so sb sb so so so}", "family", text_or_null(g->family), "distro",
-        text_or_null(g->distro), "version", text_or_null(g->version), "pretty",
+        "{so so so so so so sb sb so so so so}", "family", text_or_null(g->family),
+        "distro", text_or_null(g->distro), "version", text_or_null(g->version), "pretty",
         text_or_null(g->pretty), "hostname", text_or_null(g->hostname), "bootloader",
         text_or_null(g->bootloader), "uefi", (int)g->uefi, "bios", (int)g->bios,
-        "kernels", kernels, "addresses", addresses, "devices", devices);
+        "kernels", kernels, "addresses", addresses, "devices", devices, "nics", nics);
 }

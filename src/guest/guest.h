@@ -52,6 +52,7 @@ struct guest_device {
 };
 struct guest_nic { // network interface of the machine, from its description
     char *mac;     // "52:54:…", NULL when not known
+    char *place;   // what udev made of its place on the old bus, NULL when not known
 };
 struct guest_address { // from the guest's own configuration
     char *interface;   // "ens192"

@@ -61,7 +61,9 @@ static int make_request(const struct helper_request *r, json_t **ret, struct err
     for (size_t i = 0; i < r->n_disks; i++)
         json_array_append_new(disks, json_string(r->disks[i].serial));
     for (size_t i = 0; r->machine && i < r->machine->n_nics; i++)
-        json_array_append_new(nics, json_pack("{s:s?}", "mac", r->machine->nics[i].mac));
+        json_array_append_new(nics,
+                              json_pack("{s:s?, s:s?}", "mac", r->machine->nics[i].mac,
+                                        "place", r->machine->nics[i].place));
     json_t *drivers = json_array();
     for (size_t i = 0; i < ARRAY_LEN(target_drivers); i++)
         json_array_append_new(drivers, json_string(target_drivers[i]));
@@ -102,4 +104,15 @@ int helper_call(struct appliance *a, const struct helper_request *r, json_t **re
             status = -1;
     }
     return status;
+}
+
+void helper_learn_macs(struct machine *m, const json_t *facts)
+{
+    const json_t *nics = json_object_get(facts, "nics");
+    for (size_t i = 0; i < m->n_nics; i++) {
+        const char *mac =
+            json_string_value(json_object_get(json_array_get(nics, i), "mac"));
+        if (!m->nics[i].mac && mac)
+            m->nics[i].mac = machine_mac(mac);
+    }
 }

@@ -159,3 +159,5 @@ struct helper_request {
 };
 int helper_call(struct appliance *a, const struct helper_request *request, json_t **ret,
                 struct err *e);
+// MACs that the description left out and the guest's configuration knows.
+void helper_learn_macs(struct machine *m, const json_t *facts);

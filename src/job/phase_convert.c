@@ -39,18 +39,18 @@ static void set_final(struct job *j, size_t i, const char *path, const char *for
     json_object_set_new(disk, "final_format", json_string(final_format));
 }
 
-// A guest that boots by UEFI alone cannot be started by a BIOS, whatever its description
-// left out.
-static void learn_firmware(struct job *j, const json_t *guest)
+// What the description left out. A guest that boots by UEFI alone cannot be started by a
+// BIOS.
+static void learn_machine(struct job *j, const json_t *guest)
 {
-    if (j->machine->firmware_known)
-        return;
     bool uefi = json_is_true(json_object_get(guest, "uefi"));
     bool bios = json_is_true(json_object_get(guest, "bios"));
-    j->machine->firmware = uefi && !bios ? FIRMWARE_UEFI : FIRMWARE_BIOS;
+    if (!j->machine->firmware_known)
+        j->machine->firmware = uefi && !bios ? FIRMWARE_UEFI : FIRMWARE_BIOS;
+    helper_learn_macs(j->machine, guest);
     json_t *machine = NULL;
     struct err e;
-    // The machine was written by machine_json before; a firmware does not change that.
+    // The machine was written by machine_json before; this does not change that.
     if (!machine_json(j->machine, &machine, &e))
         json_object_set_new(j->row.report, "machine", machine);
 }
@@ -103,7 +103,7 @@ static int convert(struct job *j, struct err *e)
     json_object_set(j->row.report, "fixes", json_object_get(reply, "fixes"));
     json_decref(j->machine->guest);
     j->machine->guest = json_incref(guest);
-    learn_firmware(j, guest);
+    learn_machine(j, guest);
     for (size_t i = 0; i < n; i++) {
         if (make_durable(j->place.disks[i].overlay, e))
             return -1;

@@ -117,6 +117,7 @@ void machine_nic_done(struct machine_nic *n)
     free(n->model);
     free(n->network);
     free(n->bridge);
+    free(n->place);
     *n = (struct machine_nic){0};
 }
 
@@ -199,6 +200,7 @@ static void make_all_printable(struct machine *m)
         make_printable(m->nics[i].model);
         make_printable(m->nics[i].network);
         make_printable(m->nics[i].bridge);
+        make_printable(m->nics[i].place);
     }
 }
 

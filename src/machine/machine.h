@@ -21,6 +21,8 @@ struct machine_nic {
     char *model;   // "e1000" "vmxnet3" "virtio" …, NULL when not known
     char *network; // name of the network there, NULL when none
     char *bridge;  // libvirt: type='bridge', NULL otherwise
+    char *place;   // what udev calls a NIC at its place of the bus ("ens192"), NULL: not
+                   // known
 };
 struct machine {
     char *name; // [A-Za-z0-9._-]+, made safe from whatever the description says

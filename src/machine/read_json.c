@@ -39,6 +39,7 @@ static const struct json_field nic_fields[] = {
     ROW(machine_nic, model, JSON_FIELD_STRING, false),
     ROW(machine_nic, network, JSON_FIELD_STRING, false),
     ROW(machine_nic, bridge, JSON_FIELD_STRING, false),
+    ROW(machine_nic, place, JSON_FIELD_STRING, false),
 };
 static const struct json_field machine_fields[] = {
     ROW(wide_machine, name, JSON_FIELD_STRING, false),
@@ -219,6 +220,7 @@ static json_t *nic_json(const struct machine_nic *n)
     set_string(j, "model", n->model);
     set_string(j, "network", n->network);
     set_string(j, "bridge", n->bridge);
+    set_string(j, "place", n->place);
     return j;
 }
 

@@ -173,6 +173,23 @@ static int read_disks(const xmlNode *devices, const struct machine_options *opti
 // --- network interfaces
 // ---------------------------------------------------------------------------
 
+// On the root bus of a PC's old chip set a NIC has its slot's name, behind a port that of
+// its bus.
+static char *place_of(const xmlNode *nic)
+{
+    const xmlNode *address = xml_child(nic, "address");
+    AUTO(str_free) char *bus_text = xml_attr(address, "bus");
+    AUTO(str_free) char *slot_text = xml_attr(address, "slot");
+    if (!xml_attr_is(address, "type", "pci") || !bus_text || !slot_text)
+        return NULL;
+    char *bus_end, *slot_end; // decimal or "0x01"
+    unsigned long bus = strtoul(bus_text, &bus_end, 0);
+    unsigned long slot = strtoul(slot_text, &slot_end, 0);
+    if (*bus_end || *slot_end || bus > 255 || slot > 31)
+        return NULL;
+    return bus ? xasprintf("enp%lus%lu", bus, slot) : xasprintf("ens%lu", slot);
+}
+
 static int read_nics(const xmlNode *devices, struct machine *m, struct err *e)
 {
     xml_each(node, devices, "interface")
@@ -185,6 +202,7 @@ static int read_nics(const xmlNode *devices, struct machine *m, struct err *e)
             nic.bridge = xml_child_attr(node, "source", "bridge");
         else
             nic.network = xml_child_attr(node, "source", "network");
+        nic.place = place_of(node);
         if (machine_add_nic(m, &nic, e) < 0)
             return -1;
     }

@@ -279,6 +279,15 @@ static int read_disks(const struct vmx *v, const struct machine_options *options
 // --- everything else
 // ------------------------------------------------------------------------------
 
+// The slot is what VMware's ACPI tables number it: pciSlotNumber = "192" is ens192.
+static char *place_of(const struct vmx *v, const char *device)
+{
+    const char *slot = get_of(v, device, "pcislotnumber");
+    uint64_t n;
+    bool known = slot && str_to_u64(slot, &n) == 0 && n > 0 && n < 10000;
+    return known ? xasprintf("ens%u", (unsigned)n) : NULL;
+}
+
 static int read_nics(const struct vmx *v, struct machine *m, struct err *e)
 {
     for (unsigned i = 0; i < 10; i++) { // VMware's own limit
@@ -299,6 +308,7 @@ static int read_nics(const struct vmx *v, struct machine *m, struct err *e)
         nic.mac = mac ? machine_mac(mac) : NULL;
         nic.model = xstrdup(model && *model ? model : "e1000");
         nic.network = network && *network ? xstrdup(network) : NULL;
+        nic.place = place_of(v, device);
         if (machine_add_nic(m, &nic, e) < 0)
             return -1;
     }

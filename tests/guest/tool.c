@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // guest/ on a folder instead of a mounted guest, for the tests here:
 //   tool inspect ROOT
-//   tool convert ROOT [disk N PART CONTENT UUID]… [nic MAC]… [driver NAME]…
+//   tool convert ROOT [disk N PART CONTENT UUID]… [nic MAC [at NAME]]… [driver NAME]…
 //   tool console ROOT
 //   tool modules ROOT IMAGE VERSION DRIVER…
 // Prints JSON or a line a change; an error goes to stderr and its code is the exit code.
@@ -31,7 +31,11 @@ static int read_facts(struct guest *g, int argc, char **argv, struct err *e)
             i += 5;
         } else if (strcmp(argv[i], "nic") == 0 && i + 1 < argc) {
             bool known = strcmp(argv[i + 1], "unknown") != 0;
-            struct guest_nic nic = {known ? xstrdup(argv[i + 1]) : NULL};
+            struct guest_nic nic = {.mac = known ? xstrdup(argv[i + 1]) : NULL};
+            if (i + 3 < argc && strcmp(argv[i + 2], "at") == 0) {
+                nic.place = xstrdup(argv[i + 3]);
+                i += 2;
+            }
             vec_push(&g->nics, nic);
             i += 2;
         } else if (strcmp(argv[i], "driver") == 0 && i + 1 < argc) {

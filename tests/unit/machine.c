@@ -89,7 +89,8 @@ static const char json[] =
     " \"memory\": 1073741824, \"disks\": [{\"path\": \"d.raw\", \"format\": \"raw\","
     " \"bus\": \"scsi\", \"sector_size\": 4096}, {\"path\": \"d.vmdk\", \"part_off\": "
     "1024, \"part_len\": 512, \"boot\": true}], \"nics\": [{\"mac\": "
-    "\"52:54:00:AA:BB:CC\", \"model\": \"e1000\", \"network\": \"n\"}],"
+    "\"52:54:00:AA:BB:CC\", \"model\": \"e1000\", \"network\": \"n\", "
+    "\"place\": \"ens5\"}],"
     " \"guest\": {\"distribution\": \"debian\"}}";
 
 static void test_json(void)
@@ -114,6 +115,7 @@ static void test_json(void)
     ok(back->disks[1].boot && !back->disks[0].boot, "boot");
     is_u64(back->disks[0].sector_size, 4096, "sector");
     is_str(back->nics[0].mac, "52:54:00:aa:bb:cc", "MAC");
+    is_str(back->nics[0].place, "ens5", "place");
     ok(json_object_get(back->guest, "distribution") != NULL, "facts of the guest");
     machine_free(m);
     machine_free(back);

@@ -21,9 +21,11 @@ static const char domain[] =
     "<blockio logical_block_size='4096'/><target dev='sda' bus='scsi'/>"
     "<boot order='1'/></disk>"
     "<interface type='network'><mac address='52:54:00:AA:00:01'/>"
-    "<source network='lan'/><model type='e1000'/></interface>"
+    "<source network='lan'/><model type='e1000'/><address type='pci' domain='0x0000' "
+    "bus='0x01' slot='0x00' function='0x0'/></interface>"
     "<interface type='bridge'><mac address='52:54:00:aa:00:02'/>"
-    "<source bridge='br0'/><model type='virtio'/></interface>"
+    "<source bridge='br0'/><model type='virtio'/><address type='pci' bus='0x00' "
+    "slot='0x12'/></interface>"
     "<interface type='user'/></devices></domain>";
 
 static void test_read(void)
@@ -50,6 +52,9 @@ static void test_read(void)
     is_str(m->nics[0].mac, "52:54:00:aa:00:01", "MAC");
     is_str(m->nics[0].network, "lan", "network");
     is_str(m->nics[1].bridge, "br0", "bridge");
+    is_str(m->nics[0].place, "enp1s0", "what Linux calls it behind a port");
+    is_str(m->nics[1].place, "ens18", "and on the root bus");
+    is_str(m->nics[2].place, NULL, "no address, no name");
     ok(!m->nics[2].mac, "an interface without MAC");
     machine_free(m);
 }

@@ -37,10 +37,12 @@ static const char workstation[] =
     "bios.hddOrder = \"nvme0:0,scsi0:0\"\n"
     "ethernet0.present = \"TRUE\"\n"
     "ethernet0.virtualDev = \"vmxnet3\"\n"
+    "ethernet0.pciSlotNumber = \"192\"\n"
     "ethernet0.networkName = \"VM Network\"\n"
     "ethernet0.addressType = \"vpx\"\n"
     "ethernet0.generatedAddress = \"00:50:56:AB:cd:ef\"\n"
     "ethernet1.present = \"TRUE\"\n"
+    "ethernet1.pciSlotNumber = \"-1\"\n"
     "ethernet1.connectionType = \"nat\"\n"
     "ethernet1.addressType = \"static\"\n"
     "ethernet1.address = \"00:50:56:00:00:01\"\n"
@@ -72,6 +74,8 @@ static void test_workstation(void)
     is_str(m->nics[0].mac, "00:50:56:ab:cd:ef", "a generated MAC");
     is_str(m->nics[0].model, "vmxnet3", "model");
     is_str(m->nics[0].network, "VM Network", "network");
+    is_str(m->nics[0].place, "ens192", "what Linux calls it there");
+    is_str(m->nics[1].place, NULL, "no slot, no name");
     is_str(m->nics[1].mac, "00:50:56:00:00:01", "a static MAC goes before the generated");
     is_str(m->nics[1].model, "e1000", "the model VMware means when it says none");
     machine_free(m);

@@ -31,8 +31,8 @@ static void line(struct progress *p, const struct copy_progress *c)
     uint64_t speed = c->bytes_per_second;
     unsigned percent =
         c->total ? (unsigned)((double)c->done * 100.0 / (double)c->total) : 100;
-    if (speed && c->total >= c->done)
-        str_duration((c->total - c->done) / speed * 1000, left);
+    if (c->left_ms != UINT64_MAX)
+        str_duration(c->left_ms, left);
     fprintf(stderr, "%s%-12s %s%9s of %-9s %3u %%  %10s/s%s%s%s%s",
             p->terminal ? "\r" : "", p->name, c->verifying ? "verify " : "",
             str_bytes(c->done, done), str_bytes(c->total, total),

@@ -41,8 +41,12 @@ struct copy {
     uint64_t resumed;          // watermark this run began at
     // Counted by the workers.
     _Atomic uint64_t read, written, zeros;
-    // For the rate shown.
-    uint64_t rate_ms, rate_bytes, rate;
+    // For the rate and the time left that are shown.
+    uint64_t rate_ms, rate_read, rate_done; // when and where the last second began
+    double rate, pace; // of read and of done, bytes a second, smoothed over some seconds
+    bool paced;        // for a second at least
+    size_t i_scope;    // extents of o->only that lie wholly below the watermark…
+    uint64_t scope;    // …and their bytes
 };
 
 // --- a worker's part
@@ -121,6 +125,40 @@ static int copy_chunk(void *context, const struct chunk *k, uint8_t *buffer,
 // --- the feeding thread's part
 // ----------------------------------------------------------------------------------
 
+// How much of what is to be gone through lies below the watermark: holes outside of the
+// used part take no time and would make the time left a lie.
+static uint64_t scope_done(struct copy *c, uint64_t watermark)
+{
+    const struct extents *only = c->o->only;
+    if (!only)
+        return watermark;
+    for (; c->i_scope < only->n; c->i_scope++) {
+        const struct extent *x = &only->v[c->i_scope];
+        if (x->off + x->len > watermark)
+            return c->scope + (watermark > x->off ? watermark - x->off : 0);
+        c->scope += x->len;
+    }
+    return c->scope;
+}
+
+static void measure_pace(struct copy *c, uint64_t done, uint64_t now)
+{
+    uint64_t read = c->read, ms = max_u64(now - c->rate_ms, 1);
+    if (ms < 1000 && c->paced)
+        return;
+    const double weight = c->paced ? 0.3 : 1; // of the last second
+    double rate = (double)(read - c->rate_read) * 1000 / (double)ms;
+    double pace = (double)(done - c->rate_done) * 1000 / (double)ms;
+    c->rate = weight * rate + (1 - weight) * c->rate;
+    c->pace = weight * pace + (1 - weight) * c->pace;
+    if (ms < 1000) // the first second: from the start, until it is over
+        return;
+    c->paced = true;
+    c->rate_ms = now;
+    c->rate_read = read;
+    c->rate_done = done;
+}
+
 static void report(struct copy *c, bool last)
 {
     const struct copy_options *o = c->o;
@@ -128,22 +166,20 @@ static void report(struct copy *c, bool last)
     if (!o->progress || (!last && now - c->progress_ms < PROGRESS_MS))
         return;
     c->progress_ms = now;
-    uint64_t read = c->read;
-    if (now - c->rate_ms >= 1000 || c->rate == 0) {
-        uint64_t ms = max_u64(now - c->rate_ms, 1);
-        c->rate = (read - c->rate_bytes) * 1000 / ms;
-        c->rate_ms = now;
-        c->rate_bytes = read;
-    }
+    uint64_t total = o->only ? extents_bytes(o->only, EXTENT_DATA) : c->o->source->size;
+    uint64_t watermark = max_u64(pool_state(c->pool).watermark, c->resumed);
+    uint64_t done = last ? total : min_u64(scope_done(c, watermark), total);
+    measure_pace(c, done, now);
     struct copy_progress p = {
-        .done =
-            last ? o->source->size : max_u64(pool_state(c->pool).watermark, c->resumed),
-        .total = o->source->size,
-        .read = read,
+        .done = done,
+        .total = total,
+        .read = c->read,
         .written = c->written,
         .zeros = c->zeros,
         .resumed = c->resumed,
-        .bytes_per_second = c->rate,
+        .bytes_per_second = (uint64_t)c->rate,
+        .left_ms = c->pace > 0 ? (uint64_t)((double)(total - done) * 1000 / c->pace)
+                               : UINT64_MAX,
         .workers = c->tune.workers,
         .request_size = c->tune.request,
     };
@@ -202,7 +238,10 @@ static int run(struct copy *c, struct err *e)
             return -1;
         if (c->fed && s.n_waiting == 0 && s.n_busy == 0)
             return 0;
-        if (!c->o->rate && tune_step(&c->tune, s.finished, clock_ns()))
+        // Under a limit there is nothing to try: only the start looks how much it lets
+        // by.
+        if ((!c->o->rate || c->tune.starting) &&
+            tune_step(&c->tune, s.finished, clock_ns()))
             pool_set_active(c->pool, c->tune.workers);
         report(c, false);
         pool_wait(c->pool, TICK_MS);
@@ -270,7 +309,7 @@ static int start_pool(struct copy *c, struct err *e)
         min_u64(MAX_REQUEST, max_u64(round_down(buffers / 2, MAP_BLOCK), MAP_BLOCK));
     unsigned workers =
         (unsigned)max_u64(min_u64(o->source->n_parallel, buffers / request), 1);
-    tune_init(&c->tune, workers, request);
+    tune_init(&c->tune, workers, request, o->rate != NULL);
     struct pool_options options = {
         .work = copy_chunk,
         .context = c,
@@ -295,6 +334,7 @@ int copy_run(const struct copy_options *options, struct copy_result *ret, struct
                        options->source->size, options->source->name);
     if (begin(&c, e) < 0 || start_pool(&c, e) < 0)
         return -1;
+    c.rate_done = scope_done(&c, c.resumed); // an earlier run's work is not our pace
     feed_init(&c.feed, options->source, options->only, !options->target_is_zero,
               c.resumed);
     int failed = run(&c, e);

@@ -9,11 +9,12 @@
 enum verify_mode { VERIFY_NONE, VERIFY_SAMPLE, VERIFY_FULL };
 
 struct copy_progress {    // a snapshot, taken now and then
-    uint64_t done, total; // bytes of data to move in this round
+    uint64_t done, total; // bytes of the disk, or of its used part, gone through
     uint64_t read, written,
         zeros; // bytes read from the source, written to the target, found to be zeros
     uint64_t resumed;          // bytes that an earlier run had finished
-    uint64_t bytes_per_second; // over the last few seconds
+    uint64_t bytes_per_second; // read, over the last seconds
+    uint64_t left_ms;          // as far as it went lately, UINT64_MAX: not known yet
     unsigned workers;          // in use now
     uint64_t request_size;
     bool verifying;

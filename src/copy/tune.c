@@ -24,10 +24,10 @@
 
 enum move { MORE_WORKERS, LARGER, FEWER_WORKERS, SMALLER, N_MOVES };
 
-void tune_init(struct tune *t, unsigned max_workers, uint64_t max_request)
+void tune_init(struct tune *t, unsigned max_workers, uint64_t max_request, bool limited)
 {
     *t = (struct tune){
-        .request = min_u64(START_REQUEST, max_request),
+        .request = min_u64(limited ? MIN_REQUEST : START_REQUEST, max_request),
         .workers = (unsigned)min_u64(START_WORKERS, max_workers),
         .max_workers = max_workers,
         .max_request = max_request,

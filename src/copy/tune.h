@@ -19,7 +19,8 @@ struct tune {
     double best;            // bytes per second without the move on trial
     uint64_t since_ns, since_bytes;
 };
-void tune_init(struct tune *t, unsigned max_workers, uint64_t max_request);
+// `limited`: by a rate, so that it begins with small requests.
+void tune_init(struct tune *t, unsigned max_workers, uint64_t max_request, bool limited);
 // Called now and then with the bytes done so far; changes request and workers. True when
 // it did.
 bool tune_step(struct tune *t, uint64_t bytes, uint64_t now_ns);

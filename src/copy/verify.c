@@ -24,6 +24,7 @@ struct verify {
     struct map *map;
     enum verify_mode mode;
     struct rate *rate;
+    uint64_t start_ms;
     _Atomic uint64_t read, verified, mismatched, first_bad;
 };
 
@@ -128,10 +129,14 @@ static void report(const struct verify *v, const struct copy_options *o, uint64_
 {
     if (!o || !o->progress)
         return;
+    uint64_t ms = max_u64(clock_ms() - v->start_ms, 1), total = v->replica->size;
     struct copy_progress p = {
         .done = at,
-        .total = v->replica->size,
+        .total = total,
         .read = v->read,
+        .bytes_per_second = (uint64_t)((double)v->read * 1000 / (double)ms),
+        .left_ms = at == 0 ? UINT64_MAX
+                           : (uint64_t)((double)(total - at) / (double)at * (double)ms),
         .workers = WORKERS,
         .request_size = REQUEST,
         .verifying = true,
@@ -178,9 +183,9 @@ int copy_verify(struct disk *source, struct disk *replica, struct map *map,
         .map = map,
         .mode = mode,
         .rate = options ? options->rate : NULL,
+        .start_ms = clock_ms(),
         .first_bad = UINT64_MAX,
     };
-    uint64_t start = clock_ms();
     struct pool_options pool_options = {.work = verify_chunk,
                                         .context = &v,
                                         .max_workers = WORKERS,
@@ -194,7 +199,7 @@ int copy_verify(struct disk *source, struct disk *replica, struct map *map,
     feed_done(&f);
     if (failed)
         return -1;
-    ret->verify_ms = clock_ms() - start;
+    ret->verify_ms = clock_ms() - v.start_ms;
     ret->verified = v.verified;
     ret->mismatched = v.mismatched;
     report(&v, options, replica->size);

@@ -286,6 +286,51 @@ static void test_huge_sparse(void)
     close_pair(&p);
 }
 
+// --- the time left
+
+struct seen {
+    unsigned n;
+    uint64_t most_left_ms, total;
+};
+static void see(void *context, const struct copy_progress *p)
+{
+    struct seen *s = context;
+    s->total = p->total;
+    if (p->left_ms == UINT64_MAX || p->done == 0 || p->done == p->total)
+        return;
+    s->n++;
+    s->most_left_ms = max_u64(s->most_left_ms, p->left_ms);
+}
+
+static void test_time_left(void)
+{
+    struct err e = {0};
+    AUTO(str_free) char *path = xasprintf("%s/left", dir);
+    AUTO(disk_close) struct disk *source = NULL;
+    AUTO(disk_close) struct disk *target = null_new(GIB);
+    AUTO(rate_free) struct rate *rate = rate_new(16 * MIB);
+    AUTO(extents_done) struct extents used = {0};
+    extents_append(&used, 0, 24 * MIB, EXTENT_DATA);
+    make_source(path, 24 * MIB, 1, 5);
+    if (truncate(path, (off_t)GIB))
+        exit(1);
+    must(file_open(&(struct file_options){.path = path}, &source, &e), &e, "source");
+    struct seen seen = {0};
+    struct copy_options o = {.source = source,
+                             .target = target,
+                             .only = &used,
+                             .target_is_zero = true,
+                             .rate = rate,
+                             .progress = see,
+                             .progress_context = &seen};
+    struct copy_result r;
+    must(copy_run(&o, &r, &e), &e, "copying the used part");
+    ok(seen.n > 0 && seen.most_left_ms < 10000,
+       "the time left counts the used part alone: at most %llu ms, told %u times",
+       (unsigned long long)seen.most_left_ms, seen.n);
+    ok(seen.total == 24 * MIB, "and so does the total");
+}
+
 int main(void)
 {
     struct err e = {0};
@@ -296,6 +341,7 @@ int main(void)
     test_faults();
     test_verify_sees();
     test_huge_sparse();
+    test_time_left();
     must(dir_remove(dir, &e), &e, "cleaning up");
     free(dir);
     return done_testing();

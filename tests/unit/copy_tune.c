@@ -47,27 +47,30 @@ static double noisy(const struct tune *t)
 int main(void)
 {
     struct tune t;
-    tune_init(&t, MAX_WORKERS, MAX_REQUEST);
+    tune_init(&t, MAX_WORKERS, MAX_REQUEST, false);
     run(&t, fast, 0.3);
     ok(t.workers == MAX_WORKERS && t.request == MAX_REQUEST,
        "a fast disk has all buffers in flight after 0.3 s");
-    tune_init(&t, MAX_WORKERS, MAX_REQUEST);
+    tune_init(&t, MAX_WORKERS, MAX_REQUEST, false);
     run(&t, slow, 1);
     ok(t.request * t.workers <= 8 * MIB, "a slow link has little in flight");
     run(&t, slow, 300);
     ok(t.workers <= MAX_WORKERS && t.workers >= 1 && t.request <= MAX_REQUEST &&
            t.request >= 64 * KIB,
        "and stays within the limits");
-    tune_init(&t, MAX_WORKERS, MAX_REQUEST);
+    tune_init(&t, MAX_WORKERS, MAX_REQUEST, false);
     run(&t, two_are_best, 20);
     uint64_t moved = run(&t, two_are_best, 60);
     ok(moved > (uint64_t)(0.85 * 100e6 * 60),
        "a server that wants two requests gets two");
-    tune_init(&t, MAX_WORKERS, MAX_REQUEST);
+    tune_init(&t, MAX_WORKERS, MAX_REQUEST, false);
     run(&t, noisy, 600);
     ok(t.request * t.workers >= MIB, "noise does not starve it");
-    tune_init(&t, 1, 64 * KIB);
+    tune_init(&t, 1, 64 * KIB, false);
     run(&t, fast, 10);
     ok(t.workers == 1 && t.request == 64 * KIB, "one small buffer stays one");
+    tune_init(&t, MAX_WORKERS, MAX_REQUEST, true);
+    run(&t, slow, 1);
+    ok(t.request <= 256 * KIB, "under a low limit requests are small");
     return done_testing();
 }

@@ -26,9 +26,60 @@ static char *image_path(const struct guest *g, const char *version)
     return NULL;
 }
 
+// Does the boot loader start this kernel, as far as its configuration tells? "vmlinuz"
+// alone is a link that may lead to any.
+static bool is_started(const struct guest *g, const char *version)
+{
+    bool known = false;
+    for (const struct cmdline_file *f = cmdline_files; f->path; f++) {
+        AUTO(buf_done) struct buf text = BUF_INIT(TEXT_LIMIT);
+        struct err ignored; // what cannot be read names no kernel
+        if (!tree_exists(g->tree, f->path) ||
+            tree_read(g->tree, f->path, &text, &ignored) || !text.data)
+            continue;
+        known = true;
+        for (const char *at = text.data; (at = strstr(at, "vmlinuz"));) {
+            at += strlen("vmlinuz");
+            size_t n = *at == '-' ? strcspn(at + 1, " \t\r\n\"'") : 0;
+            if (*at != '-' || (n == strlen(version) && !memcmp(at + 1, version, n)))
+                return true;
+        }
+    }
+    return !known;
+}
+
+static bool is_whole(const struct guest *g, const char *version)
+{
+    AUTO(str_free) char *image = image_path(g, version);
+    AUTO(str_free) char *dep = xasprintf("/lib/modules/%s/modules.dep", version);
+    return image && tree_exists(g->tree, dep);
+}
+
+// What an installation that broke off left, or a removal: a kernel that lacks its
+// initramfs or modules and that no boot entry names, beside one that has both.
+static bool is_left_over(const struct guest *g, const char *version)
+{
+    bool another = false;
+    for (size_t i = 0; i < g->kernels.n; i++)
+        another |= is_whole(g, g->kernels.v[i]);
+    return another && !is_whole(g, version) && !is_started(g, version);
+}
+
 static bool for_network(const char *path)
 {
     return strstr(path, "/drivers/net/");
+}
+
+static bool has_driver(const struct modules *m, const char *name)
+{
+    return modules_path(m, name) || modules_builtin(m, name);
+}
+
+// Kernels before 3.4 have no virtio_scsi; with virtio_blk they boot.
+static bool is_spare(const struct guest *g, const struct modules *m, const char *driver)
+{
+    return strstr(driver, "scsi") && !has_driver(m, driver) &&
+           strings_have(&g->drivers, "virtio_blk") && has_driver(m, "virtio_blk");
 }
 
 // The drivers that the initramfs needs. Each is checked, whether it goes there or not.
@@ -38,6 +89,8 @@ static int wanted_drivers(const struct guest *g, const struct modules *m,
     for (size_t i = 0; i < g->drivers.n; i++) {
         AUTO(strings_done) struct strings files = {0};
         const char *path = modules_path(m, g->drivers.v[i]);
+        if (is_spare(g, m, g->drivers.v[i]))
+            continue;
         if (modules_closure(m, g->drivers.v[i], &files, e))
             return -1;
         // A built-in driver's path is not asked for; by its name it is for a network.
@@ -136,6 +189,8 @@ static int prepare_all(struct guest *g, struct patches *ret, struct err *e)
     for (size_t i = 0; i < g->kernels.n; i++) {
         struct initramfs_patch patch;
         bool needed;
+        if (is_left_over(g, g->kernels.v[i]))
+            continue;
         if (prepare(g, g->kernels.v[i], &names, &patch, &needed, e))
             return -1;
         if (needed)
@@ -149,6 +204,8 @@ int fix_initramfs_check(struct guest *g, struct err *e)
     for (size_t i = 0; i < g->kernels.n; i++) {
         AUTO(modules_close) struct modules *m = NULL;
         AUTO(strings_done) struct strings drivers = {0}, network = {0};
+        if (is_left_over(g, g->kernels.v[i]))
+            continue;
         if (modules_open(g->tree, g->kernels.v[i], &m, e) ||
             wanted_drivers(g, m, &drivers, &network, e))
             return -1;

@@ -10,13 +10,16 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <linux/openat2.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
 #define MAX_LINKS 16
+#define PROTECTING (FS_IMMUTABLE_FL | FS_APPEND_FL)
 #define MAX_NAMES 100000
 #define TEMP_PREFIX ".godwit-new."
 
@@ -178,9 +181,25 @@ static int keep_attributes(int old, int fd, const char *path, struct err *e)
     return 0;
 }
 
+// chattr(1) +i and +a forbid even root to replace a file. Taken away, and what there was
+// returned; file systems without flags have none.
+static int unprotect(int fd, int *ret_flags)
+{
+    int flags = 0;
+    *ret_flags = 0;
+    if (ioctl(fd, FS_IOC_GETFLAGS, &flags) || !(flags & PROTECTING))
+        return 0;
+    int without = flags & ~PROTECTING;
+    if (ioctl(fd, FS_IOC_SETFLAGS, &without))
+        return -1;
+    *ret_flags = flags;
+    return 0;
+}
+
 struct tree_new {
     char *path, *name, *temp;
     int dir, fd;
+    int flags; // of the old file, to be the new one's in the end
 };
 
 int tree_replace(struct tree *t, const char *path, struct tree_new **ret, int *ret_fd,
@@ -210,6 +229,8 @@ int tree_replace(struct tree *t, const char *path, struct tree_new **ret, int *r
             return err_errno(e, errno, "cannot open %s in the guest", path);
         if (keep_attributes(old, new->fd, path, e))
             return -1;
+        if (unprotect(old, &new->flags))
+            return err_errno(e, errno, "cannot make %s in the guest writable", path);
     }
     *ret_fd = new->fd;
     *ret = steal(new);
@@ -221,6 +242,8 @@ int tree_replace_commit(struct tree_new *new, struct err *e)
     if (fsync(new->fd) || renameat(new->dir, new->temp, new->dir, new->name))
         return err_errno(e, errno, "cannot write %s in the guest", new->path);
     str_free(steal(new->temp));
+    if (new->flags && ioctl(new->fd, FS_IOC_SETFLAGS, &new->flags))
+        return err_errno(e, errno, "cannot protect %s in the guest again", new->path);
     if (fsync(new->dir))
         return err_errno(e, errno, "cannot write the folder of %s in the guest",
                          new->path);

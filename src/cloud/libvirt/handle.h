@@ -5,8 +5,7 @@
 
 #include "cloud/cloud.h"
 #include "cloud/libvirt/address.h"
-
-#include <libvirt/libvirt.h>
+#include "cloud/libvirt/library.h"
 
 struct libvirt {
     struct cloud cloud;
@@ -17,25 +16,25 @@ struct libvirt {
 __attribute__((unused)) static inline void domain_free(virDomainPtr d)
 {
     if (d)
-        (void)virDomainFree(d);
+        (void)lv.virDomainFree(d);
 }
 DEFINE_AUTO(domain_free, virDomainPtr)
 __attribute__((unused)) static inline void pool_free(virStoragePoolPtr p)
 {
     if (p)
-        (void)virStoragePoolFree(p);
+        (void)lv.virStoragePoolFree(p);
 }
 DEFINE_AUTO(pool_free, virStoragePoolPtr)
 __attribute__((unused)) static inline void volume_free(virStorageVolPtr v)
 {
     if (v)
-        (void)virStorageVolFree(v);
+        (void)lv.virStorageVolFree(v);
 }
 DEFINE_AUTO(volume_free, virStorageVolPtr)
 __attribute__((unused)) static inline void network_free(virNetworkPtr n)
 {
     if (n)
-        (void)virNetworkFree(n);
+        (void)lv.virNetworkFree(n);
 }
 DEFINE_AUTO(network_free, virNetworkPtr)
 

@@ -12,7 +12,6 @@
 #include "cloud/place.h"
 
 #include <assert.h>
-#include <libvirt/virterror.h>
 #include <stdio.h>
 
 #define XML_MAX (4 * MIB)
@@ -29,7 +28,7 @@ static void be_quiet(void *context, virErrorPtr error)
 
 bool libvirt_failed_with(int code)
 {
-    const virError *last = virGetLastError();
+    const virError *last = lv.virGetLastError();
     return last && last->code == code;
 }
 
@@ -37,7 +36,7 @@ int libvirt_error(struct err *e, const char *fmt, ...)
 {
     static const int passing[] = {VIR_ERR_RPC, VIR_ERR_NO_CONNECT,
                                   VIR_ERR_OPERATION_TIMEOUT, VIR_ERR_RESOURCE_BUSY};
-    AUTO(str_free) char *cause = xstrdup(virGetLastErrorMessage());
+    AUTO(str_free) char *cause = xstrdup(lv.virGetLastErrorMessage());
     enum err_code code = ERR_FAILED;
     for (size_t i = 0; i < ARRAY_LEN(passing); i++)
         if (libvirt_failed_with(passing[i]))
@@ -54,7 +53,7 @@ static void libvirt_close(struct cloud *c)
 {
     struct libvirt *l = (struct libvirt *)c;
     if (l->conn)
-        (void)virConnectClose(l->conn);
+        (void)lv.virConnectClose(l->conn);
     address_done(&l->address);
     free(l);
 }
@@ -62,10 +61,10 @@ static void libvirt_close(struct cloud *c)
 static int libvirt_open(const char *address, struct cloud **ret, struct err *e)
 {
     AUTO(address_done) struct address a = {0};
-    if (address_parse(address, &a, e) < 0)
+    if (address_parse(address, &a, e) < 0 || libvirt_load(e) < 0)
         return -1;
-    virSetErrorFunc(NULL, be_quiet);
-    virConnectPtr conn = virConnectOpen(a.uri);
+    lv.virSetErrorFunc(NULL, be_quiet);
+    virConnectPtr conn = lv.virConnectOpen(a.uri);
     if (!conn)
         return libvirt_error(e, "connecting to %s", a.uri);
     struct libvirt *l = xcalloc(1, sizeof(*l));
@@ -93,7 +92,7 @@ static int require_local(const struct libvirt *l, struct err *e)
 static int find_domain(struct libvirt *l, const char *name, virDomainPtr *ret,
                        struct err *e)
 {
-    *ret = virDomainLookupByName(l->conn, name);
+    *ret = lv.virDomainLookupByName(l->conn, name);
     if (*ret || libvirt_failed_with(VIR_ERR_NO_DOMAIN))
         return 0;
     return libvirt_error(e, "looking for the domain %s", name);
@@ -105,8 +104,9 @@ static bool is_ours(virDomainPtr domain, const struct cloud_machine *m)
     AUTO(str_free) char *quoted = xasprintf("'%s'", tag);
     AUTO(str_free) char *double_quoted = xasprintf("\"%s\"", tag);
     AUTO(str_free)
-    char *metadata = virDomainGetMetadata(domain, VIR_DOMAIN_METADATA_ELEMENT,
-                                          GODWIT_XML_NAMESPACE, VIR_DOMAIN_AFFECT_CONFIG);
+    char *metadata =
+        lv.virDomainGetMetadata(domain, VIR_DOMAIN_METADATA_ELEMENT, GODWIT_XML_NAMESPACE,
+                                VIR_DOMAIN_AFFECT_CONFIG);
     return metadata && (strstr(metadata, quoted) || strstr(metadata, double_quoted));
 }
 
@@ -131,7 +131,7 @@ static int find_own(struct libvirt *l, const struct cloud_machine *m, virDomainP
 
 static bool has_network(struct libvirt *l, const char *name)
 {
-    AUTO(network_free) virNetworkPtr network = virNetworkLookupByName(l->conn, name);
+    AUTO(network_free) virNetworkPtr network = lv.virNetworkLookupByName(l->conn, name);
     return network != NULL;
 }
 
@@ -182,19 +182,20 @@ static char *choose_uuid(struct libvirt *l, virDomainPtr own, const struct machi
 {
     char uuid[VIR_UUID_STRING_BUFLEN] = "";
     if (own) {
-        (void)virDomainGetUUIDString(own, uuid); // fails for no valid domain only
+        (void)lv.virDomainGetUUIDString(own, uuid); // fails for no valid domain only
         return xstrdup(uuid);
     }
     AUTO(domain_free)
-    virDomainPtr other = m->uuid ? virDomainLookupByUUIDString(l->conn, m->uuid) : NULL;
+    virDomainPtr other =
+        m->uuid ? lv.virDomainLookupByUUIDString(l->conn, m->uuid) : NULL;
     return xstrdup(other || !m->uuid ? "" : m->uuid);
 }
 
 // Where NICs go that --network does not name: libvirt's own "default", if it runs.
 static const char *default_network(struct libvirt *l)
 {
-    AUTO(network_free) virNetworkPtr n = virNetworkLookupByName(l->conn, "default");
-    return n && virNetworkIsActive(n) == 1 ? "default" : "user";
+    AUTO(network_free) virNetworkPtr n = lv.virNetworkLookupByName(l->conn, "default");
+    return n && lv.virNetworkIsActive(n) == 1 ? "default" : "user";
 }
 
 static int libvirt_import(struct cloud *c, const struct cloud_machine *m, struct err *e)
@@ -211,7 +212,7 @@ static int libvirt_import(struct cloud *c, const struct cloud_machine *m, struct
     place_domain(m, &networks, uuid, &xml);
     AUTO(domain_free)
     virDomainPtr defined =
-        virDomainDefineXMLFlags(l->conn, xml.data, VIR_DOMAIN_DEFINE_VALIDATE);
+        lv.virDomainDefineXMLFlags(l->conn, xml.data, VIR_DOMAIN_DEFINE_VALIDATE);
     if (!defined)
         return libvirt_error(e, "defining the domain %s at %s", m->name, l->address.uri);
     pool_refresh(l);
@@ -227,9 +228,9 @@ static int libvirt_launch(struct cloud *c, const struct cloud_machine *m, struct
     if (!domain)
         return err_set(e, ERR_FAILED, "starting the domain %s: it is not defined",
                        m->name);
-    if (virDomainIsActive(domain) == 1)
+    if (lv.virDomainIsActive(domain) == 1)
         return 0;
-    if (virDomainCreate(domain) < 0)
+    if (lv.virDomainCreate(domain) < 0)
         return libvirt_error(e, "starting the domain %s", m->name);
     return 0;
 }
@@ -242,13 +243,13 @@ static int libvirt_remove(struct cloud *c, const struct cloud_machine *m, struct
     if (pool_folder(l, &folder, e) < 0 || find_domain(l, m->name, &domain, e) < 0)
         return -1;
     if (domain && is_ours(domain, m)) {
-        if (virDomainIsActive(domain) == 1 && virDomainDestroy(domain) < 0 &&
+        if (lv.virDomainIsActive(domain) == 1 && lv.virDomainDestroy(domain) < 0 &&
             !libvirt_failed_with(VIR_ERR_OPERATION_INVALID)) // ended by itself meanwhile
             return libvirt_error(e, "stopping the domain %s", m->name);
         unsigned flags = VIR_DOMAIN_UNDEFINE_NVRAM | VIR_DOMAIN_UNDEFINE_MANAGED_SAVE |
                          VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA |
                          VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA;
-        if (virDomainUndefineFlags(domain, flags) < 0)
+        if (lv.virDomainUndefineFlags(domain, flags) < 0)
             return libvirt_error(e, "undefining the domain %s", m->name);
     }
     place_forget(folder, m);
@@ -263,10 +264,11 @@ static int volume_path(void *context, const char *pool_name, const char *volume_
 {
     struct libvirt *l = context;
     AUTO(pool_free)
-    virStoragePoolPtr pool = virStoragePoolLookupByName(l->conn, pool_name);
+    virStoragePoolPtr pool = lv.virStoragePoolLookupByName(l->conn, pool_name);
     AUTO(volume_free)
-    virStorageVolPtr volume = pool ? virStorageVolLookupByName(pool, volume_name) : NULL;
-    *ret = volume ? virStorageVolGetPath(volume) : NULL;
+    virStorageVolPtr volume =
+        pool ? lv.virStorageVolLookupByName(pool, volume_name) : NULL;
+    *ret = volume ? lv.virStorageVolGetPath(volume) : NULL;
     if (!*ret)
         return libvirt_error(e, "looking for the volume %s of pool %s", volume_name,
                              pool_name);
@@ -275,14 +277,14 @@ static int volume_path(void *context, const char *pool_name, const char *volume_
 
 static int require_off(virDomainPtr domain, const char *name, struct err *e)
 {
-    int active = virDomainIsActive(domain);
+    int active = lv.virDomainIsActive(domain);
     if (active < 0)
         return libvirt_error(e, "asking whether the domain %s runs", name);
     if (active)
         return err_set(e, ERR_REFUSED,
                        "the domain %s is running: shut it down first (virsh shutdown %s)",
                        name, name);
-    if (virDomainHasManagedSaveImage(domain, 0) == 1)
+    if (lv.virDomainHasManagedSaveImage(domain, 0) == 1)
         return err_set(e, ERR_REFUSED,
                        "the domain %s is saved, not off: its memory holds what is not on "
                        "disk; start it and shut it down",
@@ -304,7 +306,7 @@ static int libvirt_describe(struct cloud *c, struct machine **ret, struct err *e
         return err_set(e, ERR_REFUSED, "%s has no domain '%s'", l->address.uri, name);
     if (require_off(domain, name, e) < 0)
         return -1;
-    AUTO(str_free) char *xml = virDomainGetXMLDesc(domain, VIR_DOMAIN_XML_INACTIVE);
+    AUTO(str_free) char *xml = lv.virDomainGetXMLDesc(domain, VIR_DOMAIN_XML_INACTIVE);
     if (!xml)
         return libvirt_error(e, "reading the domain %s", name);
     // libvirt itself says where the disks are: any path is meant.

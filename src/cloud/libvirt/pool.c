@@ -22,7 +22,7 @@ static char *customary_folder(const struct libvirt *l)
 static int find(struct libvirt *l, virStoragePoolPtr *ret, struct err *e)
 {
     const char *name = l->address.pool ? l->address.pool : "default";
-    *ret = virStoragePoolLookupByName(l->conn, name);
+    *ret = lv.virStoragePoolLookupByName(l->conn, name);
     if (*ret)
         return 0;
     bool absent = libvirt_failed_with(VIR_ERR_NO_STORAGE_POOL) ||
@@ -38,8 +38,8 @@ static int find(struct libvirt *l, virStoragePoolPtr *ret, struct err *e)
 static int path_of(virStoragePoolPtr pool, char **ret, struct err *e)
 {
     static const char *const folders[] = {"dir", "fs", "netfs"};
-    const char *name = virStoragePoolGetName(pool);
-    AUTO(str_free) char *text = virStoragePoolGetXMLDesc(pool, 0);
+    const char *name = lv.virStoragePoolGetName(pool);
+    AUTO(str_free) char *text = lv.virStoragePoolGetXMLDesc(pool, 0);
     if (!text)
         return libvirt_error(e, "reading the storage pool %s", name);
     AUTO(xml_close) struct xml *xml = NULL;
@@ -79,14 +79,14 @@ static int make_default(struct libvirt *l, virStoragePoolPtr *ret, struct err *e
         xasprintf("<pool type='dir'><name>default</name><target><path>%s</path></target>"
                   "</pool>",
                   folder);
-    *ret = virStoragePoolDefineXML(l->conn, xml, 0);
+    *ret = lv.virStoragePoolDefineXML(l->conn, xml, 0);
     if (!*ret && libvirt_failed_with(VIR_ERR_NO_SUPPORT))
         return 0;
     if (!*ret)
         return libvirt_error(e, "defining the storage pool default at %s", folder);
-    if (virStoragePoolBuild(*ret, VIR_STORAGE_POOL_BUILD_NEW) < 0)
+    if (lv.virStoragePoolBuild(*ret, VIR_STORAGE_POOL_BUILD_NEW) < 0)
         return libvirt_error(e, "building the storage pool default at %s", folder);
-    (void)virStoragePoolSetAutostart(*ret, 1); // a convenience after the next boot
+    (void)lv.virStoragePoolSetAutostart(*ret, 1); // a convenience after the next boot
     return 0;
 }
 
@@ -95,9 +95,10 @@ int pool_make(struct libvirt *l, struct err *e)
     AUTO(pool_free) virStoragePoolPtr pool = NULL;
     if (find(l, &pool, e) < 0 || (!pool && make_default(l, &pool, e) < 0))
         return -1;
-    if (pool && virStoragePoolIsActive(pool) == 0 && virStoragePoolCreate(pool, 0) < 0)
+    if (pool && lv.virStoragePoolIsActive(pool) == 0 &&
+        lv.virStoragePoolCreate(pool, 0) < 0)
         return libvirt_error(e, "starting the storage pool %s",
-                             virStoragePoolGetName(pool));
+                             lv.virStoragePoolGetName(pool));
     return 0;
 }
 
@@ -106,5 +107,5 @@ void pool_refresh(struct libvirt *l)
     struct err ignored; // a pool that does not look again still holds the disks
     AUTO(pool_free) virStoragePoolPtr pool = NULL;
     if (find(l, &pool, &ignored) == 0 && pool)
-        (void)virStoragePoolRefresh(pool, 0);
+        (void)lv.virStoragePoolRefresh(pool, 0);
 }

@@ -22,6 +22,7 @@
 struct verify {
     struct disk *source, *replica;
     struct map *map;
+    uint64_t size; // of what was copied: a device may be larger
     enum verify_mode mode;
     struct rate *rate;
     uint64_t start_ms;
@@ -32,7 +33,7 @@ struct verify {
 static bool wanted(const struct verify *v, uint64_t block)
 {
     uint64_t off = block * MAP_BLOCK;
-    if (v->mode == VERIFY_FULL || off < ENDS || off + ENDS >= v->replica->size)
+    if (v->mode == VERIFY_FULL || off < ENDS || off + ENDS >= v->size)
         return true;
     return ((block + 1) * SEED >> 32) % SAMPLE_OF == 0;
 }
@@ -59,13 +60,9 @@ static int verify_range(struct verify *v, struct disk *d, uint64_t block, size_t
                         const struct map_entry *entries, uint8_t *buffer, struct err *e)
 {
     uint64_t off = block * MAP_BLOCK;
-    size_t len = (size_t)min_u64(n * MAP_BLOCK, v->replica->size - off);
-    if (off >= d->size) // the replica may be larger than the source
-        return 0;
-    memset(buffer, 0, len);
+    size_t len = (size_t)min_u64(n * MAP_BLOCK, v->size - off);
     rate_wait(v->rate, len);
-    if (cancel_check(e) < 0 ||
-        disk_read(d, buffer, (size_t)min_u64(len, d->size - off), off, e) < 0)
+    if (cancel_check(e) < 0 || disk_read(d, buffer, len, off, e) < 0)
         return -1;
     v->read += len;
     for (size_t i = 0; i < n; i++)
@@ -129,7 +126,7 @@ static void report(const struct verify *v, const struct copy_options *o, uint64_
 {
     if (!o || !o->progress)
         return;
-    uint64_t ms = max_u64(clock_ms() - v->start_ms, 1), total = v->replica->size;
+    uint64_t ms = max_u64(clock_ms() - v->start_ms, 1), total = v->size;
     struct copy_progress p = {
         .done = at,
         .total = total,
@@ -177,10 +174,16 @@ int copy_verify(struct disk *source, struct disk *replica, struct map *map,
 {
     if (!map)
         return err_set(e, ERR_USAGE, "verifying %s needs a map of it", replica->name);
+    uint64_t size = map_size(map);
+    if (replica->size < size || (source && source->size != size))
+        return err_set(e, ERR_FAILED,
+                       "verifying %s: its map is of a disk of %" PRIu64 " bytes",
+                       replica->name, size);
     struct verify v = {
         .source = source,
         .replica = replica,
         .map = map,
+        .size = size,
         .mode = mode,
         .rate = options ? options->rate : NULL,
         .start_ms = clock_ms(),
@@ -195,6 +198,7 @@ int copy_verify(struct disk *source, struct disk *replica, struct map *map,
     if (pool_new(&pool_options, &pool, e) < 0)
         return -1;
     feed_init(&f, replica, NULL, true, 0);
+    f.end = size;
     int failed = run(&v, &f, pool, options, e);
     feed_done(&f);
     if (failed)
@@ -202,7 +206,7 @@ int copy_verify(struct disk *source, struct disk *replica, struct map *map,
     ret->verify_ms = clock_ms() - v.start_ms;
     ret->verified = v.verified;
     ret->mismatched = v.mismatched;
-    report(&v, options, replica->size);
+    report(&v, options, size);
     if (ret->mismatched)
         return err_set(e, ERR_FAILED,
                        "verifying %s: %" PRIu64

@@ -417,6 +417,11 @@ void map_close(struct map *m)
 // --- rounds
 // -----------------------------------------------------------------------------
 
+uint64_t map_size(const struct map *m)
+{
+    return m->header.size; // never changes
+}
+
 struct map_state map_state(const struct map *m)
 {
     struct map *locked = (struct map *)m; // the mutex is not part of what m says

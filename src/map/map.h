@@ -43,6 +43,7 @@ int map_is_of(const char *path, const char *replica, bool *ret, struct err *e);
 void map_close(struct map *m);
 DEFINE_AUTO(map_close, struct map *)
 struct map_state map_state(const struct map *m);
+uint64_t map_size(const struct map *m); // of the disk, as in its key
 
 // Rule: a round's extents are durable before its first write reaches the replica. Opens
 // round state.round + 1.

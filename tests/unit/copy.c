@@ -160,6 +160,33 @@ static void test_target_not_zero(void)
     close_pair(&p);
 }
 
+// A device, or a qcow2 file, is larger than an image whose size it cannot have.
+static void test_target_larger(void)
+{
+    static const uint64_t sizes[] = {1000003, 2 * MIB};
+    for (size_t i = 0; i < ARRAY_LEN(sizes); i++) {
+        AUTO(free) void *name = xasprintf("larger%zu", i);
+        AUTO(free) void *path = xasprintf("%s/%s.src", dir, (char *)name);
+        AUTO(free) void *target = xasprintf("%s/%s.dst", dir, (char *)name);
+        make_source(path, sizes[i], 2, 11);
+        make_source(target, 4 * MIB + 512, 1, 12);
+        struct pair p;
+        struct err e = {0};
+        struct copy_result r;
+        open_pair(&p, name, true);
+        struct copy_options o = {
+            .source = p.source, .target = p.target, .map = p.map, .verify = VERIFY_FULL};
+        must(copy_run(&o, &r, &e), &e, "copy");
+        AUTO(free) void *got = xmalloc(4 * MIB);
+        AUTO(free) void *want = xcalloc(1, 4 * MIB);
+        must(disk_read(p.target, got, 4 * MIB, 0, &e), &e, "read");
+        must(disk_read(p.source, want, (size_t)sizes[i], 0, &e), &e, "read");
+        ok(memcmp(got, want, 4 * MIB) == 0,
+           "a disk of %" PRIu64 " bytes on a larger target, zeros behind it", sizes[i]);
+        close_pair(&p);
+    }
+}
+
 static void test_only(void)
 {
     AUTO(free) void *path = xasprintf("%s/only.src", dir);
@@ -337,6 +364,7 @@ int main(void)
     must(dir_temp(&dir, &e), &e, "temporary folder");
     test_sizes();
     test_target_not_zero();
+    test_target_larger();
     test_only();
     test_faults();
     test_verify_sees();

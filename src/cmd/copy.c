@@ -1,15 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// godwit copy SRC DST: one disk, exactly: every byte of the image. A raw target has a map
-// beside it, so that the same line resumes, and says so when there is nothing to do. A
-// qcow2 target is written by qemu-img, which knows the format best; it is made under
-// another name and appears complete or not at all.
+// godwit copy SRC DST: one disk, exactly: every byte of the image. The target has a map
+// beside it, so that the same line resumes, and says so when there is nothing to do.
 #include "cmd/session.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 struct copy_command_options {
     uint64_t rate;
@@ -61,7 +56,7 @@ struct outcome {
     const char *source, *target, *format, *map;
     uint64_t size;
     struct copy_result result;
-    bool has_digest, complete; // complete: an earlier run had finished it
+    bool complete; // an earlier run had finished it
 };
 
 static void print_outcome(const struct globals *g, const struct outcome *o)
@@ -71,21 +66,17 @@ static void print_outcome(const struct globals *g, const struct outcome *o)
     hash_hex(r->digest, hex);
     if (g->json) {
         print_json(json_pack(
-            "{s:s, s:s, s:s, s:s?, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:s?, s:b}",
+            "{s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:s, s:b}",
             "source", o->source, "target", o->target, "format", o->format, "map", o->map,
             "size", (json_int_t)o->size, "read", (json_int_t)r->final.read, "written",
             (json_int_t)r->final.written, "zeros", (json_int_t)r->final.zeros, "resumed",
             (json_int_t)r->final.resumed, "verified", (json_int_t)r->verified, "copy_ms",
-            (json_int_t)r->copy_ms, "verify_ms", (json_int_t)r->verify_ms, "digest",
-            o->has_digest ? hex : NULL, "complete_before", (int)o->complete));
+            (json_int_t)r->copy_ms, "verify_ms", (json_int_t)r->verify_ms, "digest", hex,
+            "complete_before", (int)o->complete));
         return;
     }
     AUTO(buf_done) struct buf out = BUF_INIT(64 * KIB);
-    if (!o->has_digest)
-        buf_printf(&out, "%s: %s, wrote %s in %.2f s", o->target,
-                   str_bytes(o->size, size), str_bytes(r->final.written, written),
-                   (double)r->copy_ms / 1000.0);
-    else if (o->complete)
+    if (o->complete)
         buf_printf(&out, "%s: complete already, made from this source", o->target);
     else
         buf_printf(&out, "%s: %s, read %s, wrote %s in %.2f s", o->target,
@@ -98,8 +89,6 @@ static void print_outcome(const struct globals *g, const struct outcome *o)
     buf_str(&out, "\n");
     print_buf(&out);
 }
-
-// --- to a raw file or a device
 
 // A device's node lies in /dev, where nothing survives.
 static int default_map(const struct globals *g, const char *target, char **ret,
@@ -146,9 +135,9 @@ static int move(struct replica *r, struct disk *source, enum verify_mode verify,
     return map_digest(r->map, ret->result.digest, e);
 }
 
-static int copy_raw(const struct globals *g, const struct copy_command_options *o,
-                    const struct source *s, enum verify_mode verify, struct outcome *ret,
-                    struct err *e)
+static int copy(const struct globals *g, const struct copy_command_options *o,
+                const struct source *s, bool qcow2, enum verify_mode verify,
+                struct outcome *ret, struct err *e)
 {
     const struct source_disk *d = &s->disks[0];
     AUTO(str_free) char *map = o->map ? xstrdup(o->map) : NULL;
@@ -157,7 +146,8 @@ static int copy_raw(const struct globals *g, const struct copy_command_options *
     struct replica_options wanted = {.path = ret->target,
                                      .map_path = map,
                                      .size = d->disk->size,
-                                     .identity = d->identity};
+                                     .identity = d->identity,
+                                     .qcow2 = qcow2};
     AUTO(replica_close) struct replica r = {0};
     if (replica_open(&wanted, &r, e))
         return -1;
@@ -170,109 +160,7 @@ static int copy_raw(const struct globals *g, const struct copy_command_options *
     progress_disk_done(&progress);
     if (status)
         return -1;
-    ret->has_digest = true;
     ret->map = map;
-    print_outcome(g, ret);
-    return 0;
-}
-
-// --- to qcow2
-
-// In QEMU's option syntax a comma is written twice.
-static char *double_commas(const char *s)
-{
-    AUTO(buf_done) struct buf out = BUF_INIT(64 * KIB);
-    for (; *s; s++) {
-        buf_add(&out, s, 1);
-        if (*s == ',')
-            buf_add(&out, s, 1);
-    }
-    return buf_steal(&out);
-}
-
-static int run_qemu_img(const struct copy_command_options *o, const char *source,
-                        const char *format, const char *part, struct err *e)
-{
-    AUTO(str_free)
-    char *rate = xasprintf("%llu", (unsigned long long)o->rate);
-    AUTO(str_free) char *name = double_commas(o->snapshot ? o->snapshot : "");
-    AUTO(str_free) char *snapshot = xasprintf("snapshot.name=%s", name);
-    const char *argv[24] = {"qemu-img", "convert", "-f", format, "-O",
-                            "qcow2",    "-W",      "-T", "none"};
-    size_t n = 9;
-    if (o->rate) {
-        argv[n++] = "-r";
-        argv[n++] = rate;
-    }
-    if (o->snapshot) {
-        argv[n++] = "-l";
-        argv[n++] = snapshot;
-    }
-    argv[n++] = source;
-    argv[n++] = part;
-    return proc_run((char *const *)argv, NULL, e);
-}
-
-static int compare_qcow2(const char *source, const char *format, const char *part,
-                         struct err *e)
-{
-    const char *argv[] = {"qemu-img", "compare", "-f", format, "-F",
-                          "qcow2",    source,    part, NULL};
-    if (proc_run((char *const *)argv, NULL, e))
-        return e->code == ERR_CANCELLED ? -1 : err_wrap(e, "comparing %s", part);
-    return 0;
-}
-
-static int publish(const char *part, const char *target, struct err *e)
-{
-    AUTO(fd_close) int fd = open(part, O_RDONLY | O_CLOEXEC);
-    if (fd < 0 || fsync(fd))
-        return err_errno(e, errno, "flushing %s", part);
-    if (link(part, target)) // never over a file that appeared meanwhile
-        return err_errno(e, errno, "naming %s", target);
-    (void)unlink(part); // a second name of the same file
-    return 0;
-}
-
-static int copy_qcow2(const struct globals *g, const struct copy_command_options *o,
-                      const struct source *s, enum verify_mode verify,
-                      struct outcome *ret, struct err *e)
-{
-    const struct machine_disk *d = &s->machine->disks[0];
-    const char *format = s->disks[0].info.format;
-    if (d->part_len)
-        return err_set(e, ERR_REFUSED, "%s: copy a disk inside an OVA to a raw file",
-                       d->path);
-    if (!access(ret->target, F_OK))
-        return err_set(e, ERR_REFUSED,
-                       "%s is there already: remove it, or choose another name",
-                       ret->target);
-    // A name that begins with "json:" or "nbd:" is a file all the same.
-    AUTO(str_free) char *source = NULL;
-    AUTO(str_free) char *target = NULL;
-    if (path_real(d->path, &source, e) || path_real(ret->target, &target, e))
-        return -1;
-    AUTO(str_free) char *part = xasprintf("%s.godwit-part", target);
-    if (unlink(part) && errno != ENOENT)
-        return err_errno(e, errno, "removing %s", part);
-    uint64_t start = clock_ms();
-    int status = run_qemu_img(o, source, format, part, e);
-    ret->result.copy_ms = clock_ms() - start;
-    struct stat st;
-    if (!status && !stat(part, &st)) // what qemu-img read it does not tell
-        ret->result.final.written = (uint64_t)st.st_blocks * 512;
-    if (!status && verify != VERIFY_NONE && !o->snapshot) {
-        start = clock_ms();
-        status = compare_qcow2(source, format, part, e);
-        ret->result.verify_ms = clock_ms() - start;
-        ret->result.verified = ret->size;
-    }
-    if (!status)
-        status = publish(part, target, e);
-    if (status) {
-        (void)unlink(part); // half made; the error is already there
-        return -1;
-    }
     print_outcome(g, ret);
     return 0;
 }
@@ -290,7 +178,7 @@ static int run(const struct globals *g, void *values, const struct strings *args
                                     .format = o->source_format};
     bool qcow2 =
         o->format ? strcmp(o->format, "qcow2") == 0 : str_ends(args->v[1], ".qcow2");
-    enum verify_mode verify = qcow2 ? VERIFY_NONE : VERIFY_SAMPLE;
+    enum verify_mode verify = VERIFY_SAMPLE;
     if (o->verify && verify_from_name(o->verify, &verify))
         return err_set(e, ERR_USAGE, "--verify %s is not known", o->verify);
     if (source_describe(&source, &s, e) || source_open(&s, &source, e))
@@ -311,7 +199,7 @@ static int run(const struct globals *g, void *values, const struct strings *args
                               .target = args->v[1],
                               .format = qcow2 ? "qcow2" : "raw",
                               .size = s.disks[0].disk->size};
-    return (qcow2 ? copy_qcow2 : copy_raw)(g, o, &s, verify, &outcome, e);
+    return copy(g, o, &s, qcow2, verify, &outcome, e);
 }
 
 const struct command command_copy = {
@@ -320,7 +208,7 @@ const struct command command_copy = {
     .summary = "copy one disk exactly, resumable and verified",
     .help = "Copies every byte of the disk image SRC, in any format that QEMU reads, to "
             "DST: a raw file, a block device, or a qcow2 file. Zeros take no room.\n\n"
-            "Beside a raw DST a map with the hash of every block is kept. Run the same "
+            "Beside DST a map with the hash of every block is kept. Run the same "
             "line again after an interruption: what is there is not sent again as long "
             "as SRC is the same file, unchanged. A DST that godwit did not make is "
             "refused.",

@@ -174,6 +174,21 @@ __attribute__((unused)) static inline void auto_image_info_done(struct image_inf
 // read and end with the disk.
 int image_open(const struct image_options *options, struct disk **ret, struct err *e);
 
+// --- qcow2.c: a qcow2 file as a target
+// ------------------------------------------------------------
+
+// A new one, all holes; the size is rounded up to 512.
+int qcow2_create(const char *path, uint64_t size, struct err *e);
+// Before one is written to again that a kill may have left: gives back what it lost.
+// ERR_REFUSED: it is damaged.
+int qcow2_mend(const char *path, struct err *e);
+// Through a qemu-nbd that ends with the disk, or with us. Its backing file, if somebody
+// gave it one, is not looked at.
+int qcow2_open(const char *path, bool writable, struct disk **ret, struct err *e);
+
+// --- overlay.c: qcow2 overlays
+// --------------------------------------------------------------------
+
 // A qcow2 overlay at `path` over `backing` (format always stated; size in bytes, 0: the
 // backing's), in the same folder's relative terms, so that the pair can be moved.
 int overlay_create(const char *path, const char *backing, const char *backing_format,

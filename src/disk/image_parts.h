@@ -127,8 +127,9 @@ struct server_options {
     const char *snapshot; // qemu-nbd's --load-snapshot; NULL: none
     unsigned n_children;
     unsigned connections; // to each
+    bool writable;        // one child only
 };
-// *ret_disk (read-only) reads from the children in turn and ends them when it is closed.
+// *ret_disk reads from the children in turn and ends them when it is closed.
 // They end with the thread that calls.
 int image_server_open(const struct server_options *options, struct disk **ret_disk,
                       struct err *e);

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// qemu-nbd children for what cannot be read directly: compressed clusters, formats whose
-// map tells no places, internal snapshots. One qemu-nbd decompresses in one thread (its
-// answers were never faster than one core), so a compressed image gets one child a core
-// and requests go to the child with the fewest in flight.
+// qemu-nbd children for what cannot be read directly (compressed clusters, formats whose
+// map tells no places, internal snapshots), and one for a qcow2 file to be written. One
+// qemu-nbd decompresses in one thread (its answers were never faster than one core), so a
+// compressed image gets one child a core and requests go to the child with the fewest in
+// flight.
 //
 // All connections are made at once and the sockets removed then, so that nothing is left
 // behind however we end. What surprises: a child ends with the thread that started it.
@@ -28,6 +29,7 @@ struct server {
     char *path, *dir;
     struct child children[CHILDREN_MAX];
     unsigned n_children;
+    bool writable;
 };
 _Static_assert(offsetof(struct server, disk) == 0, "cast from struct disk");
 
@@ -52,7 +54,8 @@ static int child_failed(struct server *s, struct child *c, struct err *e)
     char words[2048];
     if (e->code != ERR_RETRY)
         return -1;
-    return err_set(e, ERR_RETRY, "the qemu-nbd that reads %s ended: %s", s->path,
+    return err_set(e, ERR_RETRY, "the qemu-nbd that %s %s ended: %s",
+                   s->writable ? "writes" : "reads", s->path,
                    child_words(c, words, sizeof(words)));
 }
 
@@ -76,6 +79,32 @@ static int server_read(struct disk *d, void *buf, size_t len, uint64_t off, stru
     return result < 0 ? child_failed(s, c, e) : 0;
 }
 
+// To the only child.
+static int server_write(struct disk *d, const void *buf, size_t len, uint64_t off,
+                        struct err *e)
+{
+    struct server *s = (struct server *)d;
+    struct child *c = &s->children[0];
+    int result = c->disk->ops->write(c->disk, buf, len, off, e);
+    return result < 0 ? child_failed(s, c, e) : 0;
+}
+
+static int server_zero(struct disk *d, uint64_t off, uint64_t len, bool punch,
+                       struct err *e)
+{
+    struct server *s = (struct server *)d;
+    struct child *c = &s->children[0];
+    int result = c->disk->ops->zero(c->disk, off, len, punch, e);
+    return result < 0 ? child_failed(s, c, e) : 0;
+}
+
+static int server_flush(struct disk *d, struct err *e)
+{
+    struct server *s = (struct server *)d;
+    struct child *c = &s->children[0];
+    return c->disk->ops->flush(c->disk, e) < 0 ? child_failed(s, c, e) : 0;
+}
+
 static int server_extents(struct disk *d, uint64_t off, uint64_t len, struct extents *out,
                           uint64_t *ret_done, struct err *e)
 {
@@ -91,8 +120,9 @@ static void server_close(struct disk *d)
     struct server *s = (struct server *)d;
     for (unsigned i = 0; i < s->n_children; i++) {
         disk_close(s->children[i].disk);
-        if (s->children[i].proc != NULL)
-            proc_kill(s->children[i].proc, SIGKILL); // it only reads
+        // One that only reads has nothing to finish; the other closes its file.
+        if (s->children[i].proc != NULL && !s->writable)
+            proc_kill(s->children[i].proc, SIGKILL);
         proc_end(s->children[i].proc);
         fd_close(s->children[i].log_fd);
     }
@@ -113,12 +143,23 @@ static const struct disk_ops server_ops = {
     .close = server_close,
 };
 
+static const struct disk_ops server_ops_rw = {
+    .type = "qemu-nbd",
+    .read = server_read,
+    .write = server_write,
+    .zero = server_zero,
+    .flush = server_flush,
+    .extents = server_extents,
+    .close = server_close,
+};
+
 static int child_launch(struct server *s, const struct server_options *o,
                         const char *socket, struct child *c, struct err *e)
 {
     AUTO(strings_done) struct strings argv = {0};
     image_tool_argv(&argv, "qemu-nbd");
-    strings_add(&argv, "--read-only");
+    if (!o->writable)
+        strings_add(&argv, "--read-only");
     strings_add(&argv, "--persistent");
     strings_take(&argv, xasprintf("--shared=%u", o->connections));
     strings_take(&argv, xasprintf("--socket=%s", socket));
@@ -145,7 +186,11 @@ static int child_connect(struct server *s, const struct server_options *o,
                          const char *socket, struct child *c, struct err *e)
 {
     struct nbd_options options = {
-        .socket = socket, .connections = o->connections, .connect_all = true};
+        .socket = socket,
+        .connections = o->connections,
+        .connect_all = true,
+        .writable = o->writable,
+    };
     uint64_t start = clock_ms();
     for (;;) {
         if (cancel_check(e) < 0)
@@ -167,7 +212,9 @@ int image_server_open(const struct server_options *o, struct disk **ret_disk,
                       struct err *e)
 {
     struct server *s = xcalloc(1, sizeof(*s));
-    s->disk = (struct disk){.ops = &server_ops, .name = xstrdup(o->path)};
+    s->disk = (struct disk){.ops = o->writable ? &server_ops_rw : &server_ops,
+                            .name = xstrdup(o->path)};
+    s->writable = o->writable;
     s->path = xstrdup(o->path);
     AUTO(disk_close) struct disk *d = (struct disk *)s;
     AUTO(strings_done) struct strings sockets = {0};

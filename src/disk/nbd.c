@@ -14,6 +14,7 @@
 #define REQUEST_MAX (2 * MIB) // larger ones are split: servers copy them into one buffer
 #define STATUS_MAX (2 * GIB)  // block status: lengths are 32 bits on the wire
 #define TICK_MS 500           // how late a cancellation is noticed
+#define GRACE_MS 10000        // how long a write may go on then
 #define ALLOCATION "base:allocation"
 
 struct nbd {
@@ -41,6 +42,8 @@ static int nbd_failed(struct nbd *n, struct nbd_handle *h, const char *what,
 {
     int errnum = nbd_get_errno();
     const char *text = nbd_get_error();
+    if (errnum == ENOSPC || errnum == EDQUOT)
+        return err_errno(e, errnum, "%s", what);
     if (h == NULL || nbd_aio_is_dead(h) == 1 || nbd_aio_is_closed(h) == 1)
         return err_set(e, ERR_RETRY, "%s: the NBD server at %s went away (%s)", what,
                        n->socket, text != NULL ? text : "no reason given");
@@ -103,10 +106,13 @@ static void nbd_give_back(struct nbd *n, struct nbd_handle *h, bool reusable)
     pthread_mutex_unlock(&n->mutex);
 }
 
-// Until command `cookie` (-1: it could not even be sent) has ended.
+// Until command `cookie` (-1: it could not even be sent) has ended. What only reads is
+// dropped when cancelled, with its connection; what changes the disk is waited for a
+// while, so that a flush can follow and nothing has to be sent again.
 static int nbd_finish(struct nbd *n, struct nbd_handle *h, int64_t cookie,
-                      const char *what, bool *ret_idle, struct err *e)
+                      const char *what, bool changes, bool *ret_idle, struct err *e)
 {
+    uint64_t cancelled_ms = 0;
     *ret_idle = true;
     if (cookie < 0)
         return nbd_failed(n, h, what, e);
@@ -116,9 +122,12 @@ static int nbd_finish(struct nbd *n, struct nbd_handle *h, int64_t cookie,
             return 0;
         if (done < 0 || nbd_poll(h, TICK_MS) < 0)
             return nbd_failed(n, h, what, e);
-        if (cancel_check(e) < 0) {
+        if (!cancel_requested())
+            continue;
+        cancelled_ms = cancelled_ms == 0 ? clock_ms() : cancelled_ms;
+        if (!changes || clock_ms() - cancelled_ms >= GRACE_MS) {
             *ret_idle = false;
-            return -1;
+            return cancel_check(e);
         }
     }
 }
@@ -164,8 +173,8 @@ static int request_run(struct nbd *n, const struct request *r, struct err *e)
     char what[96];
     snprintf(what, sizeof(what), "%s of %" PRIu64 " bytes at %" PRIu64, names[r->kind],
              r->len, r->off);
-    bool idle;
-    int result = nbd_finish(n, h, request_send(h, r), what, &idle, e);
+    bool idle, changes = r->kind != NBD_READ && r->kind != NBD_STATUS;
+    int result = nbd_finish(n, h, request_send(h, r), what, changes, &idle, e);
     nbd_give_back(n, h, idle);
     return result;
 }

@@ -116,17 +116,18 @@ int source_vm_disks(const struct source *s, struct vm_disk **ret, struct err *e)
 int source_check(const struct source *s, const struct allocation *a, bool have_luks_key,
                  struct err *e);
 
-// --- replica.c: a raw target with its map
+// --- replica.c: a target with its map
 
 struct replica_options {
     const char *path, *map_path;
     uint64_t size;
     const char *identity; // of the source and of what is copied of it
+    bool qcow2;           // a qcow2 file instead of a raw file or device
 };
 struct replica {
     struct disk *disk;
     struct map *map;
-    bool is_zero;  // made by us as a sparse file: what was not written reads as zeros
+    bool is_zero;  // made by us, sparse: what was not written reads as zeros
     bool complete; // an earlier run finished it
 };
 // Opens what an earlier run began, if it is of the same source; else makes it anew. A

@@ -386,6 +386,7 @@ struct rate *rate_new(uint64_t bytes_per_second); // 0: no limit
 void rate_free(struct rate *r);
 DEFINE_AUTO(rate_free, struct rate *)
 void rate_set(struct rate *r, uint64_t bytes_per_second);
+bool rate_limited(struct rate *r); // NULL: no
 // Sleeps until `bytes` may pass (NULL r: at once). Returns early when cancelled.
 void rate_wait(struct rate *r, uint64_t bytes);
 

@@ -75,6 +75,16 @@ static uint64_t try_take(struct rate *r, uint64_t bytes)
     return 0;
 }
 
+bool rate_limited(struct rate *r)
+{
+    if (!r)
+        return false;
+    pthread_mutex_lock(&r->lock);
+    bool limited = r->per_second > 0;
+    pthread_mutex_unlock(&r->lock);
+    return limited;
+}
+
 void rate_wait(struct rate *r, uint64_t bytes)
 {
     while (r && !cancel_requested()) {

@@ -240,7 +240,7 @@ static int run(struct copy *c, struct err *e)
             return 0;
         // Under a limit there is nothing to try: only the start looks how much it lets
         // by.
-        if ((!c->o->rate || c->tune.starting) &&
+        if ((!rate_limited(c->o->rate) || c->tune.starting) &&
             tune_step(&c->tune, s.finished, clock_ns()))
             pool_set_active(c->pool, c->tune.workers);
         report(c, false);
@@ -309,7 +309,7 @@ static int start_pool(struct copy *c, struct err *e)
         min_u64(MAX_REQUEST, max_u64(round_down(buffers / 2, MAP_BLOCK), MAP_BLOCK));
     unsigned workers =
         (unsigned)max_u64(min_u64(o->source->n_parallel, buffers / request), 1);
-    tune_init(&c->tune, workers, request, o->rate != NULL);
+    tune_init(&c->tune, workers, request, rate_limited(o->rate));
     struct pool_options options = {
         .work = copy_chunk,
         .context = c,

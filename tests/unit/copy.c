@@ -187,6 +187,24 @@ static void test_target_larger(void)
     }
 }
 
+static void test_no_limit(void)
+{
+    AUTO(free) void *path = xasprintf("%s/nolimit.src", dir);
+    make_source(path, 4096, 1, 13);
+    struct pair p;
+    struct err e = {0};
+    struct copy_result free_run, unlimited;
+    open_pair(&p, "nolimit", false);
+    AUTO(rate_free) struct rate *rate = rate_new(0);
+    struct copy_options o = {.source = p.source, .target = p.target};
+    must(copy_run(&o, &free_run, &e), &e, "copy");
+    o.rate = rate;
+    must(copy_run(&o, &unlimited, &e), &e, "copy");
+    ok(unlimited.final.request_size == free_run.final.request_size,
+       "a rate of 0 is no limit: requests begin as large");
+    close_pair(&p);
+}
+
 static void test_only(void)
 {
     AUTO(free) void *path = xasprintf("%s/only.src", dir);
@@ -365,6 +383,7 @@ int main(void)
     test_sizes();
     test_target_not_zero();
     test_target_larger();
+    test_no_limit();
     test_only();
     test_faults();
     test_verify_sees();

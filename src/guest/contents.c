@@ -6,7 +6,7 @@
 
 #include <sys/stat.h>
 
-#define TEXT_MAX (64 * KIB)
+#define TEXT_MAX (256 * KIB) // lvm.conf has 100 KiB
 #define TEXTS_MAX (32 * MIB)
 
 static const char *const kept_folders[] = {"conf/", "etc/", "cryptroot/"};

@@ -46,6 +46,25 @@ static const struct {
     {"cciss/c0d", false, "p"}, {"ida/c0d", false, "p"},
 };
 
+// "0n2p1" of "nvme0n2p1": VMware's controllers have a namespace a disk, others a
+// controller a disk.
+static bool parse_namespace(const char *s, unsigned *ret_disk, unsigned *ret_part)
+{
+    unsigned controller = 0, space = 0, part = 0;
+    s = digits(s, &controller);
+    s = s && *s == 'n' ? digits(s + 1, &space) : NULL;
+    if (!s || controller || space < 2)
+        return false;
+    if (*s) {
+        s = *s == 'p' ? digits(s + 1, &part) : NULL;
+        if (!s || *s || !part)
+            return false;
+    }
+    *ret_disk = space - 1;
+    *ret_part = part;
+    return true;
+}
+
 static bool parse_kind(size_t kind, const char *s, unsigned *ret_disk, unsigned *ret_part)
 {
     unsigned disk = 0, part = 0;
@@ -101,6 +120,18 @@ static bool parse_link(const struct guest *g, const char *s, unsigned *ret_disk,
     return true;
 }
 
+bool device_is_changing(const char *pattern)
+{
+    if (strstr(pattern, "/dev/disk/by-id/") || strstr(pattern, "/dev/disk/by-path/"))
+        return true;
+    for (size_t i = 0; i < ARRAY_LEN(kinds); i++) {
+        AUTO(str_free) char *name = xasprintf("/dev/%s", kinds[i].prefix);
+        if (strstr(pattern, name))
+            return true;
+    }
+    return false;
+}
+
 bool device_parse(const struct guest *g, const char *name, unsigned *ret_disk,
                   unsigned *ret_part)
 {
@@ -111,6 +142,8 @@ bool device_parse(const struct guest *g, const char *name, unsigned *ret_disk,
         if (str_starts(s, kinds[i].prefix) &&
             parse_kind(i, s + strlen(kinds[i].prefix), ret_disk, ret_part))
             return true;
+    if (str_starts(s, "nvme") && parse_namespace(s + strlen("nvme"), ret_disk, ret_part))
+        return true;
     return parse_link(g, s, ret_disk, ret_part);
 }
 
@@ -126,7 +159,7 @@ static bool ambiguous(const struct guest *g, const struct guest_device *d)
     return false;
 }
 
-char *guest_stable_name(const struct guest *g, const char *device)
+static char *stable_name(const struct guest *g, const char *device, bool by_content)
 {
     unsigned disk, part;
     if (!device_parse(g, device, &disk, &part))
@@ -135,12 +168,22 @@ char *guest_stable_name(const struct guest *g, const char *device)
         const struct guest_device *d = &g->devices.v[i];
         if (d->mapper || d->disk != disk || d->partition != part)
             continue;
-        if (d->uuid && *d->uuid && !ambiguous(g, d))
+        if (by_content && d->uuid && *d->uuid && !ambiguous(g, d))
             return xasprintf("UUID=%s", d->uuid);
         if (d->part_uuid && *d->part_uuid)
             return xasprintf("PARTUUID=%s", d->part_uuid);
     }
     return NULL;
+}
+
+char *guest_stable_name(const struct guest *g, const char *device)
+{
+    return stable_name(g, device, true);
+}
+
+char *guest_part_name(const struct guest *g, const char *device)
+{
+    return stable_name(g, device, false);
 }
 
 static bool name_char(char c)

@@ -8,6 +8,8 @@
 // change with the hardware. False for any other name.
 bool device_parse(const struct guest *g, const char *name, unsigned *ret_disk,
                   unsigned *ret_part);
+// Does a pattern of names hold one of disks whose names change ("|^/dev/sda3$|")?
+bool device_is_changing(const char *pattern);
 // Appends `text` to `out`, every such name in it replaced by UUID=…; a note for each.
 void device_replace(const struct guest *g, struct span text, struct buf *out,
                     struct strings *notes);

@@ -29,6 +29,12 @@ const struct fix fixes[] = {
         .apply = fix_fstab,
     },
     {
+        .name = "lvm",
+        .why = "a filter that accepts /dev/sda alone hides the volumes on other disks",
+        .applies = always,
+        .apply = fix_lvm,
+    },
+    {
         .name = "resume",
         .why = "an initramfs that looks for a swap device of the old name waits in vain",
         .applies = always,

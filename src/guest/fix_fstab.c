@@ -6,10 +6,11 @@
 #include "guest/fixes.h"
 
 static void replace_field(const struct guest *g, struct span line, struct span field,
-                          struct buf *out, struct strings *notes)
+                          bool content_stays, struct buf *out, struct strings *notes)
 {
     AUTO(str_free) char *name = span_dup(span_unquote(field));
-    AUTO(str_free) char *stable = guest_stable_name(g, name);
+    AUTO(str_free)
+    char *stable = content_stays ? guest_stable_name(g, name) : guest_part_name(g, name);
     if (!stable) {
         buf_span(out, line);
         return;
@@ -32,7 +33,22 @@ void fix_table_line(const struct guest *g, void *ctx, struct span line, struct b
             buf_span(out, line);
             return;
         }
-    replace_field(g, line, field, out, notes);
+    replace_field(g, line, field, true, out, notes);
+}
+
+// With a random key the volume's content, and a UUID in it, is gone at every boot.
+void fix_crypttab_line(const struct guest *g, void *ctx, struct span line,
+                       struct buf *out, struct strings *notes)
+{
+    (void)ctx;
+    struct span rest = line, name, device, key = {0};
+    if (!text_word(&rest, &name) || name.p[0] == '#' || !text_word(&rest, &device)) {
+        buf_span(out, line);
+        return;
+    }
+    (void)text_word(&rest, &key);
+    bool is_random = span_is(key, "/dev/urandom") || span_is(key, "/dev/random");
+    replace_field(g, line, device, !is_random, out, notes);
 }
 
 static void device_line(const struct guest *g, void *ctx, struct span line,
@@ -48,11 +64,49 @@ static void device_line(const struct guest *g, void *ctx, struct span line,
 
 int fix_fstab(struct guest *g, struct strings *done, struct err *e)
 {
-    size_t fstab_field = 0, crypttab_field = 1;
+    size_t fstab_field = 0;
     if (text_edit(g, "/etc/fstab", fix_table_line, &fstab_field, done, e) ||
-        text_edit(g, "/etc/crypttab", fix_table_line, &crypttab_field, done, e))
+        text_edit(g, "/etc/crypttab", fix_crypttab_line, NULL, done, e))
         return -1;
     return 0;
+}
+
+static const char lvm_conf[] = "/etc/lvm/lvm.conf";
+
+// A filter that accepts disks by names that change would leave the guest without its
+// volumes: it becomes a comment. One that only rejects stays.
+void fix_lvm_line(const struct guest *g, void *ctx, struct span line, struct buf *out,
+                  struct strings *notes)
+{
+    (void)ctx;
+    struct span rest = line, word = {0};
+    bool has_word = text_word(&rest, &word);
+    bool filter =
+        has_word && (span_starts(word, "filter") || span_starts(word, "global_filter"));
+    const char *equals = filter ? memchr(line.p, '=', line.n) : NULL;
+    bool changes = false;
+    for (const char *p = equals; p && p + 2 < line.p + line.n; p++) {
+        struct span accepts = {p + 2, (size_t)(line.p + line.n - p) - 2};
+        if ((p[0] != '"' && p[0] != '\'') || p[1] != 'a')
+            continue;
+        const char *end = memchr(accepts.p, p[0], accepts.n);
+        AUTO(str_free)
+        char *pattern = xstrndup(accepts.p, end ? (size_t)(end - accepts.p) : accepts.n);
+        changes |= device_is_changing(pattern);
+    }
+    struct span all = span_trim(line);
+    if (changes && all.p[all.n - 1] == ']') {
+        buf_str(out, "# godwit: the old hardware's: ");
+        strings_take(notes, xasprintf("%.*s by names of the old hardware is off",
+                                      (int)strcspn(word.p, " \t="), word.p));
+    }
+    (void)g;
+    buf_span(out, line);
+}
+
+int fix_lvm(struct guest *g, struct strings *done, struct err *e)
+{
+    return text_edit(g, lvm_conf, fix_lvm_line, NULL, done, e);
 }
 
 int fix_resume(struct guest *g, struct strings *done, struct err *e)

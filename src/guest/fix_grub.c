@@ -4,7 +4,7 @@
 // with a name that may change are touched. GRUB's own names (set root='hd0,msdos1', the
 // hints of `search`) count the firmware's disks and stay right.
 // GRUB_DISABLE_LINUX_UUID=true would bring the old names back at the next update-grub;
-// device.map would make grub-install look for disks that are gone.
+// device.map and debconf's answers would make grub-install look for disks that are gone.
 #include "guest/device.h"
 #include "guest/fixes.h"
 
@@ -56,10 +56,10 @@ static void replace_parameters(const struct guest *g, struct span line, struct b
     while (text_word(&rest, &word)) {
         buf_add(out, at, (size_t)(word.p - at));
         // GRUB_CMDLINE_LINUX="root=…": the parameter hides behind the variable's name
-        const char *quote = memchr(word.p, '"', word.n);
+        const char *equals = memchr(word.p, '=', word.n);
         struct span value = word;
-        if (span_starts(word, "GRUB_") && quote)
-            value = (struct span){quote, word.n - (size_t)(quote - word.p)};
+        if (span_starts(word, "GRUB_") && equals)
+            value = (struct span){equals + 1, word.n - (size_t)(equals + 1 - word.p)};
         if (is_device_parameter(value))
             device_replace(g, word, out, notes);
         else
@@ -89,8 +89,10 @@ void fix_default_line(const struct guest *g, void *ctx, struct span line, struct
         struct span value =
             span_unquote((struct span){trimmed.p + strlen("GRUB_DISABLE_LINUX_UUID="),
                                        trimmed.n - strlen("GRUB_DISABLE_LINUX_UUID=")});
-        if (span_is(value, "true")) {
+        struct span rest = value, word;
+        if (text_word(&rest, &word) && span_is(span_unquote(word), "true")) {
             buf_str(out, "GRUB_DISABLE_LINUX_UUID=false");
+            buf_span(out, rest);
             strings_add(notes, "GRUB_DISABLE_LINUX_UUID is false");
             return;
         }
@@ -130,6 +132,48 @@ static int fix_device_map(struct guest *g, struct strings *done, struct err *e)
     return 0;
 }
 
+// Where the package grub-pc installs GRUB at its next upgrade; a disk that is gone would
+// end that upgrade. ctx: bool, within that question.
+void fix_debconf_line(const struct guest *g, void *ctx, struct span line, struct buf *out,
+                      struct strings *notes)
+{
+    bool *ours = ctx;
+    struct span rest = line, word;
+    if (span_starts(line, "Name:"))
+        *ours = span_is(line, "Name: grub-pc/install_devices");
+    if (!*ours || !span_starts(line, "Value:") || !text_word(&rest, &word)) {
+        buf_span(out, line);
+        return;
+    }
+    const char *at = line.p;
+    do {
+        buf_add(out, at, (size_t)(word.p - at));
+        at = word.p + word.n;
+        while (word.n && word.p[word.n - 1] == ',')
+            word.n--;
+        unsigned disk, part;
+        AUTO(str_free) char *name = span_dup(word);
+        AUTO(str_free) char *new = NULL;
+        if (device_parse(g, name, &disk, &part) && !part && disk < 26)
+            new = xasprintf("/dev/vd%c", 'a' + (int)disk);
+        if (new &&strcmp(new, name) != 0)
+            strings_take(notes, xasprintf("grub-pc installs to %s, not %s", new, name));
+        buf_str(out, new ? new : name);
+        buf_add(out, word.p + word.n, (size_t)(at - word.p) - word.n);
+    } while (text_word(&rest, &word));
+    buf_add(out, at, (size_t)(line.p + line.n - at));
+}
+
+static int fix_debconf(struct guest *g, struct strings *done, struct err *e)
+{
+    bool ours = false;
+    if (!strings_have(&g->drivers, "virtio_blk")) // then disks are called otherwise
+        return 0;
+    int rc =
+        text_edit(g, "/var/cache/debconf/config.dat", fix_debconf_line, &ours, done, e);
+    return rc && e->code == ERR_REFUSED ? 0 : rc; // not worth a refusal
+}
+
 // systemd-boot: one file an entry.
 static int fix_entries(struct guest *g, struct strings *done, struct err *e)
 {
@@ -154,7 +198,7 @@ int fix_grub(struct guest *g, struct strings *done, struct err *e)
     for (const struct cmdline_file *f = cmdline_files; f->path; f++)
         if (text_edit(g, f->path, fix_cmdline_line, (void *)f, done, e))
             return -1;
-    if (fix_defaults(g, done, e) || fix_device_map(g, done, e))
+    if (fix_defaults(g, done, e) || fix_device_map(g, done, e) || fix_debconf(g, done, e))
         return -1;
     return fix_entries(g, done, e);
 }

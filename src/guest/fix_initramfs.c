@@ -114,6 +114,11 @@ static const char *const edited[] = {"conf/conf.d/", "conf/param.conf",
 static bool edit(void *ctx, const char *path, const char *text, struct buf *out)
 {
     bool ours = false;
+    if (strcmp(path, "etc/lvm/lvm.conf") == 0) {
+        AUTO(strings_done) struct strings off = {0};
+        text_apply(ctx, span_of(text), fix_lvm_line, NULL, out, &off);
+        return off.n > 0;
+    }
     for (size_t i = 0; i < ARRAY_LEN(edited); i++)
         ours |= str_starts(path, edited[i]);
     if (!ours)

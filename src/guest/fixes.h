@@ -8,6 +8,7 @@
 int fix_initramfs_check(struct guest *g, struct err *e);
 int fix_initramfs(struct guest *g, struct strings *done, struct err *e);
 int fix_fstab(struct guest *g, struct strings *done, struct err *e);
+int fix_lvm(struct guest *g, struct strings *done, struct err *e);
 int fix_resume(struct guest *g, struct strings *done, struct err *e);
 int fix_grub(struct guest *g, struct strings *done, struct err *e);
 int fix_network(struct guest *g, struct strings *done, struct err *e);
@@ -24,9 +25,12 @@ bool is_cmdline(const struct cmdline_file *file, struct span line);
 
 // What is done to one line of which file; ctx is said in each file. Once done there is
 // nothing to do.
-text_edit_fn fix_table_line;   // fstab, crypttab; ctx: size_t, the device's field
+text_edit_fn fix_table_line; // fstab, crypttab; ctx: size_t, the device's field
+text_edit_fn fix_crypttab_line;
+text_edit_fn fix_lvm_line;     // lvm.conf
 text_edit_fn fix_cmdline_line; // grub.cfg and its kin; ctx: struct cmdline_file
 text_edit_fn fix_default_line; // /etc/default/grub
+text_edit_fn fix_debconf_line; // debconf's answers; ctx: bool
 text_edit_fn fix_rules_line;   // udev rules
 text_edit_fn console_line;     // grub.cfg and its kin; ctx: struct cmdline_file
 

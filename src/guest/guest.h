@@ -92,6 +92,8 @@ json_t *guest_json(const struct guest *g);
 // "/dev/disk/by-path/…", "/dev/mapper/…" → NULL for names that hold everywhere). free()
 // it.
 char *guest_stable_name(const struct guest *g, const char *device);
+// The same for a partition whose content does not last: PARTUUID=, NULL: it has none.
+char *guest_part_name(const struct guest *g, const char *device);
 
 // --- assemble.c: from bare disks to mounted trees
 // -------------------------------------------------

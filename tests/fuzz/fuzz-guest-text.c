@@ -4,14 +4,17 @@
 #include "fuzz.h"
 #include "guest/fixes.h"
 
-static size_t fstab_field = 0, crypttab_field = 1;
+static size_t fstab_field = 0;
+static bool within; // of debconf's question
 static const struct {
     char letter;
     text_edit_fn *fn;
     void *ctx;
 } kinds[] = {
     {'f', fix_table_line, &fstab_field},
-    {'c', fix_table_line, &crypttab_field},
+    {'c', fix_crypttab_line, NULL},
+    {'l', fix_lvm_line, NULL},
+    {'b', fix_debconf_line, &within},
     {'g', fix_cmdline_line, (void *)&cmdline_files[0]},
     {'m', fix_cmdline_line, (void *)&cmdline_files[5]},
     {'d', fix_default_line, NULL},
@@ -37,10 +40,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         struct span text = {(const char *)data + 1, size - 1};
         AUTO(buf_done) struct buf once = BUF_INIT(64 * MIB), twice = BUF_INIT(64 * MIB);
         AUTO(strings_done) struct strings notes = {0}, again = {0};
+        within = false;
         text_apply(&g, text, kinds[i].fn, kinds[i].ctx, &once, &notes);
         assert(!once.overflow);
         if (!notes.n)
             assert(once.len == text.n && (!text.n || !memcmp(once.data, text.p, text.n)));
+        within = false;
         text_apply(&g, (struct span){once.data, once.len}, kinds[i].fn, kinds[i].ctx,
                    &twice, &again);
         assert(!again.n && twice.len == once.len);

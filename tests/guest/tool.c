@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // guest/ on a folder instead of a mounted guest, for the tests here:
 //   tool inspect ROOT
-//   tool convert ROOT [disk N PART CONTENT UUID]… [nic MAC [at NAME]]… [driver NAME]…
-//   tool console ROOT
-//   tool modules ROOT IMAGE VERSION DRIVER…
+//   tool convert ROOT [disk N PART CONTENT UUID [part PARTUUID]]… [nic MAC [at NAME]]…
+//   [driver NAME]… tool console ROOT tool modules ROOT IMAGE VERSION DRIVER…
 // Prints JSON or a line a change; an error goes to stderr and its code is the exit code.
 #include <stdio.h>
 
@@ -29,6 +28,10 @@ static int read_facts(struct guest *g, int argc, char **argv, struct err *e)
         if (strcmp(argv[i], "disk") == 0 && i + 4 < argc &&
             !add_device(g, argv + i + 1)) {
             i += 5;
+            if (i + 1 < argc && strcmp(argv[i], "part") == 0) {
+                g->devices.v[g->devices.n - 1].part_uuid = xstrdup(argv[i + 1]);
+                i += 2;
+            }
         } else if (strcmp(argv[i], "nic") == 0 && i + 1 < argc) {
             bool known = strcmp(argv[i + 1], "unknown") != 0;
             struct guest_nic nic = {.mac = known ? xstrdup(argv[i + 1]) : NULL};

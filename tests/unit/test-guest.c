@@ -44,6 +44,9 @@ static const struct {
     {"/dev/mmcblk0p1", "UUID=a1"},
     {"/dev/cciss/c0d0p1", "UUID=a1"},
     {"/dev/sdb", "UUID=b"},
+    {"/dev/nvme0n2", "UUID=b"}, // VMware's: a namespace a disk
+    {"/dev/nvme0n28p12", "UUID=ab12"},
+    {"/dev/nvme1n2", NULL},
     {"/dev/nvme1n1", "UUID=b"},
     {"/dev/sdab12", "UUID=ab12"},
     {"/dev/sda2", "PARTUUID=p2"}, // its UUID is another device's too

@@ -137,6 +137,7 @@ static void forget_devices(struct guest *g)
         free(d->content);
         free(d->uuid);
         free(d->part_uuid);
+        free(d->part_label);
         free(d->label);
     }
     vec_done(&g->devices);

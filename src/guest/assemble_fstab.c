@@ -44,6 +44,7 @@ static const struct guest_device *by_tag(const struct guest *g, char tag,
         const struct guest_device *d = &g->devices.v[i];
         bool hit = tag == 'U'   ? same_text(d->uuid, value, false)
                    : tag == 'L' ? same_text(d->label, value, true)
+                   : tag == 'N' ? same_text(d->part_label, value, true)
                                 : same_text(d->part_uuid, value, false);
         if (hit)
             return d;
@@ -117,19 +118,22 @@ static const struct guest_device *by_old_name(const struct guest *g, const char 
     return NULL;
 }
 
+static const struct {
+    const char *prefix;
+    char tag;
+} tags[] = {
+    {"UUID=", 'U'},
+    {"LABEL=", 'L'},
+    {"PARTUUID=", 'P'},
+    {"PARTLABEL=", 'N'},
+    {"/dev/disk/by-uuid/", 'U'},
+    {"/dev/disk/by-label/", 'L'},
+    {"/dev/disk/by-partuuid/", 'P'},
+    {"/dev/disk/by-partlabel/", 'N'},
+};
+
 static const struct guest_device *find_device(const struct guest *g, const char *source)
 {
-    static const struct {
-        const char *prefix;
-        char tag;
-    } tags[] = {
-        {"UUID=", 'U'},
-        {"LABEL=", 'L'},
-        {"PARTUUID=", 'P'},
-        {"/dev/disk/by-uuid/", 'U'},
-        {"/dev/disk/by-label/", 'L'},
-        {"/dev/disk/by-partuuid/", 'P'},
-    };
     for (size_t i = 0; i < ARRAY_LEN(tags); i++) {
         if (!str_starts(source, tags[i].prefix))
             continue;
@@ -199,6 +203,15 @@ static bool is_system(const char *point)
     return false;
 }
 
+// Not a share of the network, an image file, or what the kernel makes.
+static bool is_device(struct span source)
+{
+    bool is = span_starts(source, "/dev/");
+    for (size_t i = 0; i < ARRAY_LEN(tags); i++)
+        is |= span_starts(source, tags[i].prefix);
+    return is;
+}
+
 // False: a line that does not concern us.
 static bool parse_entry(struct span line, struct entry *ret)
 {
@@ -207,9 +220,8 @@ static bool parse_entry(struct span line, struct entry *ret)
         if (!text_word(&line, &words[i]) && i < 3)
             return false;
     }
-    if (words[0].p[0] == '#' || words[1].p[0] != '/' || words[1].n == 1 ||
-        span_is(words[2], "swap") || span_is(words[2], "tmpfs") ||
-        span_is(words[2], "proc") || span_is(words[2], "nfs"))
+    if (!is_device(words[0]) || words[1].p[0] != '/' || words[1].n == 1 ||
+        span_is(words[2], "swap"))
         return false;
     AUTO(str_free) char *options = words[3].n ? span_dup(words[3]) : xstrdup("defaults");
     if (has_option(options, "bind") || has_option(options, "rbind"))

@@ -39,6 +39,7 @@ static int probe_content(struct guest_device *d, char **ret_type, struct err *e)
         d->uuid = probed_value(probe, "UUID");
         d->label = probed_value(probe, "LABEL");
         d->part_uuid = probed_value(probe, "PART_ENTRY_UUID");
+        d->part_label = probed_value(probe, "PART_ENTRY_NAME");
         if (ret_type)
             *ret_type = probed_value(probe, "PART_ENTRY_TYPE");
     }

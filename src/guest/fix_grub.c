@@ -153,12 +153,16 @@ void fix_debconf_line(const struct guest *g, void *ctx, struct span line, struct
             word.n--;
         unsigned disk, part;
         AUTO(str_free) char *name = span_dup(word);
-        AUTO(str_free) char *new = NULL;
+        AUTO(str_free) char *target = NULL;
         if (device_parse(g, name, &disk, &part) && !part && disk < 26)
-            new = xasprintf("/dev/vd%c", 'a' + (int)disk);
-        if (new &&strcmp(new, name) != 0)
-            strings_take(notes, xasprintf("grub-pc installs to %s, not %s", new, name));
-        buf_str(out, new ? new : name);
+            target = xasprintf("/dev/vd%c", 'a' + (int)disk);
+        if (target && strcmp(target, name) != 0) {
+            buf_str(out, target);
+            strings_take(notes,
+                         xasprintf("grub-pc installs to %s, not %s", target, name));
+        } else {
+            buf_span(out, word);
+        }
         buf_add(out, word.p + word.n, (size_t)(at - word.p) - word.n);
     } while (text_word(&rest, &word));
     buf_add(out, at, (size_t)(line.p + line.n - at));

@@ -198,6 +198,7 @@ void guest_done(struct guest *g)
         free(d->content);
         free(d->uuid);
         free(d->part_uuid);
+        free(d->part_label);
         free(d->label);
     }
     vec_done(&g->devices);

@@ -47,8 +47,9 @@ struct guest_device {
     char *node;               // in the appliance: "/dev/vdb1", "/dev/mapper/vg-root"
     unsigned disk, partition; // disk index in the machine, partition number (0: whole
                               // disk); for mapper: disk 0
-    char *content, *uuid, *part_uuid, *label; // as libblkid says; NULL when none
-    bool mapper;                              // LVM or LUKS: its names do not change
+    // as libblkid says; NULL when none
+    char *content, *uuid, *label, *part_uuid, *part_label;
+    bool mapper; // LVM or LUKS: its names do not change
 };
 struct guest_nic { // network interface of the machine, from its description
     char *mac;     // "52:54:…", NULL when not known

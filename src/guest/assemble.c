@@ -16,6 +16,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "guest/device.h"
+
 #define LAYERS_MAX 4
 
 void assembly_undo_later(struct assembly *a, enum undo_kind kind, const char *name)
@@ -120,13 +122,15 @@ static int open_all(struct assembly *a, struct guest *g, struct err *e)
     }
     mount_know_btrfs(g);
     struct root_choice root = {0};
-    int r = root_find(a, g, &root, e);
-    if (r == 0)
-        r = mount_device(a, root.device, ASSEMBLE_ROOT, root.options, a->read_only, e);
-    root_choice_done(&root);
-    if (r < 0 || tree_open(ASSEMBLE_ROOT, &g->tree, e) < 0)
+    if (root_find(a, g, &root, e) < 0)
         return -1;
-    return fstab_mount_all(a, g, e);
+    int r = mount_device(a, root.device, ASSEMBLE_ROOT, root.options, a->read_only, e);
+    if (r == 0)
+        r = tree_open(ASSEMBLE_ROOT, &g->tree, e);
+    if (r == 0 && !root.device->mapper)
+        device_learn_order(g, root.device->disk, root.device->partition);
+    root_choice_done(&root);
+    return r == 0 ? fstab_mount_all(a, g, e) : -1;
 }
 
 static void forget_devices(struct guest *g)

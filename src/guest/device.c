@@ -132,8 +132,8 @@ bool device_is_changing(const char *pattern)
     return false;
 }
 
-bool device_parse(const struct guest *g, const char *name, unsigned *ret_disk,
-                  unsigned *ret_part)
+static bool parse_name(const struct guest *g, const char *name, unsigned *ret_disk,
+                       unsigned *ret_part)
 {
     if (!str_starts(name, "/dev/"))
         return false;
@@ -145,6 +145,38 @@ bool device_parse(const struct guest *g, const char *name, unsigned *ret_disk,
     if (str_starts(s, "nvme") && parse_namespace(s + strlen("nvme"), ret_disk, ret_part))
         return true;
     return parse_link(g, s, ret_disk, ret_part);
+}
+
+bool device_parse(const struct guest *g, const char *name, unsigned *ret_disk,
+                  unsigned *ret_part)
+{
+    unsigned disk;
+    if (!parse_name(g, name, &disk, ret_part))
+        return false;
+    *ret_disk = disk == g->first ? g->second : disk == g->second ? g->first : disk;
+    return true;
+}
+
+void device_learn_order(struct guest *g, unsigned root_disk, unsigned root_partition)
+{
+    AUTO(buf_done) struct buf text = BUF_INIT(TEXT_LIMIT);
+    struct err ignored; // without an fstab nothing is said
+    if (!tree_exists(g->tree, "/etc/fstab") ||
+        tree_read(g->tree, "/etc/fstab", &text, &ignored))
+        return;
+    struct span rest = {text.data, text.len}, line, source, point;
+    while (text_line(&rest, &line)) {
+        unsigned disk, part;
+        if (!text_word(&line, &source) || source.p[0] == '#' ||
+            !text_word(&line, &point) || !span_is(point, "/"))
+            continue;
+        AUTO(str_free) char *name = span_dup(source);
+        if (parse_name(g, name, &disk, &part) && part == root_partition &&
+            disk < count_disks(g)) {
+            g->first = disk;
+            g->second = root_disk;
+        }
+    }
 }
 
 // Does another device carry the same UUID? A btrfs of several devices does, rightly.

@@ -8,6 +8,10 @@
 // change with the hardware. False for any other name.
 bool device_parse(const struct guest *g, const char *name, unsigned *ret_disk,
                   unsigned *ret_part);
+// The root is known by what it holds. Where /etc/fstab calls it by a name of another
+// disk, the guest counted the two the other way round than the machine's description
+// does.
+void device_learn_order(struct guest *g, unsigned root_disk, unsigned root_partition);
 // Does a pattern of names hold one of disks whose names change ("|^/dev/sda3$|")?
 bool device_is_changing(const char *pattern);
 // Appends `text` to `out`, every such name in it replaced by UUID=…; a note for each.

@@ -64,6 +64,8 @@ struct guest_address { // from the guest's own configuration
 struct guest {
     struct tree *tree; // its root, everything mounted below
     VEC(struct guest_device) devices;
+    unsigned first, second; // disks that the guest's names count the other way round
+                            // than the machine; equal: none
     VEC(struct guest_nic) nics;
     VEC(struct guest_address) addresses;
     struct strings

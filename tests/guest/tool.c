@@ -2,10 +2,12 @@
 // guest/ on a folder instead of a mounted guest, for the tests here:
 //   tool inspect ROOT
 //   tool convert ROOT [disk N PART CONTENT UUID [part PARTUUID]]… [nic MAC [at NAME]]…
-//   [driver NAME]… tool console ROOT tool modules ROOT IMAGE VERSION DRIVER…
+//   [root N PART] [driver NAME]… tool console ROOT tool modules ROOT IMAGE VERSION
+//   DRIVER…
 // Prints JSON or a line a change; an error goes to stderr and its code is the exit code.
 #include <stdio.h>
 
+#include "guest/device.h"
 #include "guest/guest.h"
 
 static int add_device(struct guest *g, char **args)
@@ -32,6 +34,12 @@ static int read_facts(struct guest *g, int argc, char **argv, struct err *e)
                 g->devices.v[g->devices.n - 1].part_uuid = xstrdup(argv[i + 1]);
                 i += 2;
             }
+        } else if (strcmp(argv[i], "root") == 0 && i + 2 < argc) {
+            uint64_t disk, part;
+            if (str_to_u64(argv[i + 1], &disk) || str_to_u64(argv[i + 2], &part))
+                return err_set(e, ERR_USAGE, "root wants two numbers");
+            device_learn_order(g, (unsigned)disk, (unsigned)part);
+            i += 3;
         } else if (strcmp(argv[i], "nic") == 0 && i + 1 < argc) {
             bool known = strcmp(argv[i + 1], "unknown") != 0;
             struct guest_nic nic = {.mac = known ? xstrdup(argv[i + 1]) : NULL};

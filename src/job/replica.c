@@ -21,12 +21,12 @@ void replica_close(struct replica *r)
     *r = (struct replica){0};
 }
 
-static int unlink_both(const struct replica_options *o, struct err *e)
+// Where nothing may be written unlink fails for what is not there too.
+static int remove_if_there(const char *path, struct err *e)
 {
-    if (unlink(o->map_path) && errno != ENOENT)
-        return err_errno(e, errno, "removing %s", o->map_path);
-    if (unlink(o->path) && errno != ENOENT)
-        return err_errno(e, errno, "removing %s", o->path);
+    struct stat st;
+    if (!lstat(path, &st) && unlink(path))
+        return err_errno(e, errno, "removing %s", path);
     return 0;
 }
 
@@ -59,8 +59,8 @@ static int make_qcow2(const struct replica_options *o, struct replica *ret, stru
 {
     AUTO(replica_close) struct replica r = {.is_zero = true};
     AUTO(str_free) char *part = part_name(o->path);
-    if (unlink(part) && errno != ENOENT)
-        return err_errno(e, errno, "removing %s", part);
+    if (remove_if_there(part, e))
+        return -1;
     int status = make_named(o, part, &r.map, e);
     (void)unlink(part); // its other name is left, or nothing
     if (status) {
@@ -78,15 +78,20 @@ static int make_qcow2(const struct replica_options *o, struct replica *ret, stru
 static int make(const struct replica_options *o, struct replica *ret, struct err *e)
 {
     AUTO(replica_close) struct replica r = {.is_zero = true};
-    if (unlink_both(o, e))
+    if (remove_if_there(o->map_path, e) || remove_if_there(o->path, e))
         return -1;
     if (o->qcow2)
         return make_qcow2(o, ret, e);
     struct file_options file = {
         .path = o->path, .writable = true, .create = true, .size = o->size};
     struct map_key key = key_of(o);
-    if (file_open(&file, &r.disk, e) || map_create(o->map_path, &key, &r.map, e))
+    if (file_open(&file, &r.disk, e))
         return -1;
+    if (map_create(o->map_path, &key, &r.map, e)) {
+        (void)unlink(o->map_path); // half made, as the replica: the error is there
+        (void)unlink(o->path);
+        return -1;
+    }
     *ret = r;
     r = (struct replica){0};
     return 0;
@@ -166,9 +171,24 @@ static int open_device(const struct replica_options *o, struct replica *ret,
     return 0;
 }
 
+// The map is made anew whenever it does not fit, so nothing else may lie in its place:
+// the source, say.
+static int check_map_path(const struct replica_options *o, struct err *e)
+{
+    AUTO(str_free) char *map = NULL;
+    AUTO(str_free) char *replica = NULL;
+    if (path_real(o->map_path, &map, e) || path_real(o->path, &replica, e))
+        return -1;
+    if (strcmp(map, replica) == 0)
+        return err_set(e, ERR_USAGE, "%s cannot be a replica and its map", map);
+    return map_may_replace(o->map_path, e);
+}
+
 static int open_any(const struct replica_options *o, struct replica *ret, struct err *e)
 {
     struct stat st, map_st;
+    if (check_map_path(o, e))
+        return -1;
     if (lstat(o->path, &st)) {
         if (errno != ENOENT)
             return err_errno(e, errno, "looking at %s", o->path);

@@ -232,6 +232,11 @@ int source_check(const struct source *s, const struct allocation *a, bool have_l
     bool root = false, windows = false;
     for (size_t i = 0; i < a->volumes.n; i++) {
         const struct volume *v = &a->volumes.v[i];
+        if (v->table_sector == 4096)
+            return err_set(e, ERR_REFUSED,
+                           "disk %u (%s) was partitioned with sectors of 4096 bytes: the "
+                           "target's have 512, its partition table would not be found",
+                           v->disk, v->name);
         if (check_volume(v, have_luks_key, e))
             return -1;
         root |= is_one_of(v->content, can_hold_root);

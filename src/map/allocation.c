@@ -216,6 +216,7 @@ static int read_disk(struct scan *s, unsigned disk, struct err *e)
     if (!t.kind)
         return read_piece(s, i, &c, NULL, e);
     volume(s, i)->table = xstrdup(t.kind);
+    volume(s, i)->table_sector = t.sector;
     if (t.damaged)
         return read_piece(s, i, &c, t.damaged, e);
     if (c.type)

@@ -374,6 +374,29 @@ int map_is_of(const char *path, const char *replica, bool *ret, struct err *e)
     return 0;
 }
 
+int map_may_replace(const char *path, struct err *e)
+{
+    uint8_t bytes[2 * HEADER_LEN] = {0};
+    struct stat st;
+    if (stat(path, &st))
+        return errno == ENOENT ? 0 : err_errno(e, errno, "cannot look at %s", path);
+    AUTO(fd_close) int fd = -1;
+    if (S_ISREG(st.st_mode))
+        fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 || fd_pread(fd, bytes, min_u64(sizeof(bytes), (uint64_t)st.st_size), 0))
+        return err_set(e, ERR_REFUSED, "%s cannot be the map: it is no file to be read",
+                       path);
+    // A file that holds nothing: map_create was killed between its two steps.
+    bool begun = st.st_blocks == 0 && is_zero(bytes, sizeof(bytes));
+    if (begun || memcmp(bytes, MAGIC, MAGIC_LEN) == 0 ||
+        memcmp(bytes + HEADER_LEN, MAGIC, MAGIC_LEN) == 0)
+        return 0;
+    return err_set(e, ERR_REFUSED,
+                   "%s is there already and is no map: remove it, or keep the map "
+                   "elsewhere",
+                   path);
+}
+
 int map_open(const char *path, const struct map_key *key, struct map **ret, struct err *e)
 {
     AUTO(map_close) struct map *m = NULL;

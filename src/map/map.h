@@ -40,6 +40,9 @@ int map_create(const char *path, const struct map_key *key, struct map **ret,
 // Is PATH a sound map of the replica that lies there now, whatever its source was? What
 // it says yes to was made by us and may be made anew. No map at PATH: ERR_FAILED.
 int map_is_of(const char *path, const char *replica, bool *ret, struct err *e);
+// May the file at PATH be replaced by a map? Only a map, of whatever replica and state,
+// one that was just begun, or nothing at all; everything else is somebody's: ERR_REFUSED.
+int map_may_replace(const char *path, struct err *e);
 void map_close(struct map *m);
 DEFINE_AUTO(map_close, struct map *)
 struct map_state map_state(const struct map *m);
@@ -79,8 +82,9 @@ struct volume {
     char *kind;    // "disk" "partition" "lv" "pv" …
     char *name;    // "1" for a partition, "vg/root" for a logical volume
     char *table;   // of a disk: "gpt" "dos" or NULL
-    char *content; // "ext4" "xfs" "btrfs" "ntfs" "vfat" "swap" "LVM2_member"
-                   // "crypto_LUKS" or NULL
+    uint32_t table_sector; // size of the sectors the table counts in; 0: not known
+    char *content;         // "ext4" "xfs" "btrfs" "ntfs" "vfat" "swap" "LVM2_member"
+                           // "crypto_LUKS" or NULL
     char *uuid, *label, *part_uuid; // NULL when none
     uint64_t off, len;   // on its disk (partitions); off is 0 for logical volumes
     uint64_t used;       // bytes counted as in use, metadata included

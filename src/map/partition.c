@@ -298,6 +298,7 @@ static int read_gpt(struct disk *d, struct partition_table *t, const uint8_t *mb
         return 0;
     }
     uint64_t table = round_up((uint64_t)g.n * g.entry_len, sector);
+    t->sector = (uint32_t)sector;
     own(d, t, 0, 2 * sector);
     own(d, t, g.entries_lba * sector, table);
     own(d, t, d->size - sector - min_u64(table, d->size - sector), d->size);

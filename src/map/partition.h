@@ -16,6 +16,7 @@ struct partition {
 };
 struct partition_table {
     const char *kind;    // "gpt" "dos", NULL: none
+    uint32_t sector;     // of the disk that it was made for: 512 or 4096
     const char *damaged; // the whole disk counts as used, and why; NULL: it is fine
     VEC(struct partition) v;
     // Sectors of the tables themselves, and what a second table says that the first does

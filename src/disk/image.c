@@ -23,6 +23,20 @@ struct image {
 };
 _Static_assert(offsetof(struct image, disk) == 0, "cast from struct disk");
 
+// The whole extent's end decides, not a request's.
+static int check_end(const struct image *im, const struct map_entry *x, struct err *e)
+{
+    const struct disk *file = im->files[x->depth];
+    uint64_t end = x->at + x->len;
+    if (end <= file->size ||
+        (x->at < file->size && end - file->size < im->chain.v[x->depth].cluster))
+        return 0;
+    return err_set(e, ERR_REFUSED,
+                   "%s ends at %" PRIu64 ", but data should lie up to %" PRIu64
+                   ": it was truncated",
+                   file->name, file->size, end);
+}
+
 static int read_located(struct image *im, const struct map_entry *x, uint8_t *buf,
                         size_t len, uint64_t off, struct err *e)
 {
@@ -31,13 +45,10 @@ static int read_located(struct image *im, const struct map_entry *x, uint8_t *bu
     uint64_t there = at < file->size ? min_u64(len, file->size - at) : 0;
     if (there == len)
         return disk_read(file, buf, len, at, e);
-    // The whole extent's end decides, not this request's.
-    uint64_t end = x->at + x->len;
-    if (x->at >= file->size || end - file->size >= im->chain.v[x->depth].cluster)
-        return err_set(e, ERR_FAILED,
-                       "%s ends at %" PRIu64 ", but data should lie up to %" PRIu64
-                       ": it was truncated",
-                       file->name, file->size, end);
+    if (check_end(im, x, e) < 0) {
+        e->code = ERR_FAILED; // too late to refuse
+        return -1;
+    }
     if (there > 0 && disk_read(file, buf, (size_t)there, at, e) < 0)
         return -1;
     memset(buf + there, 0, len - (size_t)there);
@@ -174,6 +185,17 @@ static int open_server(struct image *im, const struct image_options *o, struct e
     return 0;
 }
 
+// What the map has told so far, which is all of it but for the largest images: a
+// truncated file is refused before anything is made of it.
+static int check_known(struct image *im, struct err *e)
+{
+    struct map_entry x;
+    for (size_t i = 0; image_map_known(im->map, i, &x); i++)
+        if (x.located && check_end(im, &x, e) < 0)
+            return -1;
+    return 0;
+}
+
 static int image_setup(struct image *im, const struct image_options *o, struct err *e)
 {
     const struct image_link *top = &im->chain.v[0];
@@ -181,7 +203,8 @@ static int image_setup(struct image *im, const struct image_options *o, struct e
     im->disk.size = im->chain.info.size;
     if (o->snapshot == NULL && top->format->mapped) {
         if (open_files(im, e) < 0 || image_map_open(&im->chain, &im->map, e) < 0 ||
-            image_map_complete(im->map, MAP_WAIT_MS, &direct, e) < 0)
+            image_map_complete(im->map, MAP_WAIT_MS, &direct, e) < 0 ||
+            check_known(im, e) < 0)
             return -1;
     }
     return direct ? 0 : open_server(im, o, e);

@@ -87,6 +87,18 @@ static int walk_resolve(struct walk *w, const char *from, const char *name,
     return 0;
 }
 
+// What is mounted changes while it is read. Only asked, not held: two may read.
+static int device_check(const char *path, struct err *e)
+{
+    AUTO(fd_close) int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_EXCL);
+    if (fd < 0 && errno == EBUSY)
+        return err_set(e, ERR_REFUSED,
+                       "%s is in use: mounted, or part of something that is; unmount it, "
+                       "or copy from a snapshot",
+                       path);
+    return 0;
+}
+
 // Opens and locks a file of the image; *ret_fd stays the chain's.
 static int walk_lock(struct walk *w, const char *path, int *ret_fd, struct stat *ret_st,
                      struct err *e)
@@ -97,6 +109,8 @@ static int walk_lock(struct walk *w, const char *path, int *ret_fd, struct stat 
         return err_errno(e, errno, "open %s", path);
     if (!S_ISREG(ret_st->st_mode) && !S_ISBLK(ret_st->st_mode))
         return err_set(e, ERR_REFUSED, "%s is neither a file nor a block device", path);
+    if (S_ISBLK(ret_st->st_mode) && device_check(path, e) < 0)
+        return -1;
     if (disk_lock(fd, path, false, e) < 0)
         return -1;
     if (c->n_locks == c->cap_locks)
@@ -164,9 +178,11 @@ static json_t *node_file(const char *path)
 static json_t *node_of(const struct image_link *link, json_t *backing /* taken */)
 {
     json_t *node = json_object(), *file = node_file(link->path);
+    // QEMU takes whole sectors only; tar fills the last one of a member up.
     if (link->part_len != 0)
         file = json_pack("{ss so sI sI}", "driver", "raw", "file", file, "offset",
-                         (json_int_t)link->part_off, "size", (json_int_t)link->part_len);
+                         (json_int_t)link->part_off, "size",
+                         (json_int_t)round_up(link->part_len, 512));
     json_object_set_new(node, "driver", json_string(link->format->name));
     json_object_set_new(node, "file", file);
     if (link->data_file != NULL)
@@ -291,7 +307,9 @@ static int link_check(const struct image_link *link, struct image_info *info,
     bool failed;
     const char *const argv[] = {"check", "--output=json", name, NULL};
     if (image_tool_json(argv, &answer, &failed, e) < 0)
-        return err_wrap(e, "%s", link->path);
+        return e->code == ERR_REFUSED
+                   ? err_wrap(e, "%s is corrupt or truncated", link->path)
+                   : err_wrap(e, "%s", link->path);
     uint64_t corruptions = 0, errors = 0, compressed = 0;
     const json_t *j = json_object_get(answer, "corruptions");
     corruptions = json_is_integer(j) ? (uint64_t)json_integer_value(j) : 0;

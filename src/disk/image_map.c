@@ -338,6 +338,16 @@ int image_map_complete(struct image_map *m, uint64_t ms, bool *ret_direct, struc
     return result;
 }
 
+bool image_map_known(struct image_map *m, size_t i, struct map_entry *ret)
+{
+    pthread_mutex_lock(&m->mutex);
+    bool found = i < m->known.n;
+    if (found)
+        *ret = m->known.v[i];
+    pthread_mutex_unlock(&m->mutex);
+    return found;
+}
+
 int image_map_open(const struct image_chain *chain, struct image_map **ret, struct err *e)
 {
     AUTO(image_map_close) struct image_map *m = xcalloc(1, sizeof(*m));

@@ -117,6 +117,8 @@ int image_map_seek(struct image_map *m, uint64_t off, struct map_entry *ret,
 // Reads on for at most `ms`, or until memory is used up; true when the end was reached
 // and every data entry is located.
 int image_map_complete(struct image_map *m, uint64_t ms, bool *ret_direct, struct err *e);
+// The i-th entry known; false: there are no more.
+bool image_map_known(struct image_map *m, size_t i, struct map_entry *ret);
 
 // --- image_server.c: qemu-nbd children
 // --------------------------------------------------------------

@@ -48,15 +48,21 @@ static const char *child_words(const struct child *c, char *out, size_t size)
 }
 
 // The driver's ERR_RETRY says that the connection broke, and a child of ours breaks it
-// only by ending. The process itself is not asked: reaping it is not for several threads.
-static int child_failed(struct server *s, struct child *c, struct err *e)
+// only by ending, or when it cannot read what it has promised: a damaged image, which no
+// second run mends. The process itself is not asked: reaping it is not for several
+// threads.
+static int child_failed(const struct server *s, struct child *c, struct err *e)
 {
+    static const char cannot_read[] = "reading from file failed: ";
     char words[2048];
     if (e->code != ERR_RETRY)
         return -1;
+    const char *text = child_words(c, words, sizeof(words));
+    const char *why = strstr(text, cannot_read);
+    if (why != NULL)
+        return err_set(e, ERR_FAILED, "it is corrupt or truncated: qemu-nbd: %s", why);
     return err_set(e, ERR_RETRY, "the qemu-nbd that %s %s ended: %s",
-                   s->writable ? "writes" : "reads", s->path,
-                   child_words(c, words, sizeof(words)));
+                   s->writable ? "writes" : "reads", s->path, text);
 }
 
 static struct child *child_pick(struct server *s)
@@ -218,7 +224,8 @@ int image_server_open(const struct server_options *o, struct disk **ret_disk,
     s->path = xstrdup(o->path);
     AUTO(disk_close) struct disk *d = (struct disk *)s;
     AUTO(strings_done) struct strings sockets = {0};
-    if (proc_have("qemu-nbd", "qemu-utils", e) < 0 || dir_temp(&s->dir, e) < 0)
+    if (proc_have("qemu-nbd", "qemu-utils", e) < 0 ||
+        proc_have("prlimit", "util-linux", e) < 0 || dir_temp(&s->dir, e) < 0)
         return -1;
     // All start before the first is waited for.
     for (unsigned i = 0; i < o->n_children && i < CHILDREN_MAX; i++) {

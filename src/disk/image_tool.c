@@ -21,8 +21,12 @@ void image_tool_argv(struct strings *out, const char *program)
 static int tool_failed(const char *what, struct err *e)
 {
     struct err inner = *e;
+    if (inner.code == ERR_CANCELLED)
+        return err_set(e, ERR_CANCELLED, "cancelled");
     const char *text = strstr(inner.text, "qemu-img: ");
-    text = text != NULL ? text + strlen("qemu-img: ") : inner.text;
+    if (text == NULL) // nothing that it says of the image
+        return err_set(e, inner.code, "qemu-img %s: %s", what, inner.text);
+    text += strlen("qemu-img: ");
     const char *name_end =
         str_starts(text, "Could not open 'json:") ? strstr(text, "}': ") : NULL;
     if (name_end != NULL)
@@ -36,7 +40,8 @@ int image_tool_json(const char *const *argv, json_t **ret, bool *ret_failed,
 {
     AUTO(strings_done) struct strings all = {0};
     AUTO(buf_done) struct buf out = BUF_INIT(OUTPUT_MAX);
-    if (proc_have("qemu-img", "qemu-utils", e) < 0)
+    if (proc_have("qemu-img", "qemu-utils", e) < 0 ||
+        proc_have("prlimit", "util-linux", e) < 0)
         return -1;
     image_tool_argv(&all, "qemu-img");
     for (size_t i = 0; argv[i] != NULL; i++)

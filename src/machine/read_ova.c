@@ -170,6 +170,9 @@ static int find_member(void *context, const char *href, struct machine_disk *dis
         return -1;
     disk->part_off = m->off;
     disk->part_len = m->len;
+    // Its own name is lost with it: one that is no VMDK must not be taken for a raw disk.
+    if (str_ends(m->name, ".vmdk"))
+        disk->format = xstrdup("vmdk");
     return 0;
 }
 

@@ -137,8 +137,10 @@ static int disk_of(struct ovf *o, const char *disk_id, struct machine_disk *disk
         return -1;
     AUTO(str_free) char *uri = xml_attr(d, "format");
     const char *format = format_of(uri);
-    if (format)
+    if (format) {
+        free(disk->format);
         disk->format = xstrdup(format);
+    }
     return 0;
 }
 

@@ -240,6 +240,7 @@ int json_parse(const char *text, size_t len, const char *what, json_t **ret,
                struct err *e);
 // The whole value on one line, no trailing newline; free() it.
 char *json_text(const json_t *j);
+bool json_can_hold(const char *text); // it is UTF-8
 
 enum json_type_wanted {
     JSON_FIELD_STRING,
@@ -364,7 +365,8 @@ int dir_temp(char **ret_path, struct err *e);
 char *path_join(const char *a, const char *b); // free() it
 char *path_dir(const char *path);              // "." when there is none
 const char *path_base(const char *path);
-// Absolute, links resolved; the last component need not exist. free() it.
+// Absolute, links resolved; the last component need not exist. What is not UTF-8 is
+// refused: neither QEMU's JSON nor ours can say it. free() it.
 int path_real(const char *path, char **ret, struct err *e);
 // Does `path` (resolved) lie in folder `dir` (resolved) or below?
 bool path_under(const char *path, const char *dir);

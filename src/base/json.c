@@ -55,6 +55,12 @@ int json_parse(const char *text, size_t len, const char *what, json_t **ret,
     return 0;
 }
 
+bool json_can_hold(const char *text)
+{
+    AUTO(json_free) json_t *j = json_string(text); // NULL: not UTF-8
+    return j != NULL;
+}
+
 char *json_text(const json_t *j)
 {
     char *s = json_dumps(j, JSON_COMPACT | JSON_ENCODE_ANY);

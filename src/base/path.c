@@ -39,13 +39,25 @@ const char *path_base(const char *path)
     return slash ? slash + 1 : path;
 }
 
+static int take_real(char *real /* taken */, char **ret, struct err *e)
+{
+    if (!json_can_hold(real)) {
+        err_set(e, ERR_REFUSED,
+                "%s: its name is not UTF-8 and can be given to no QEMU; rename it, or "
+                "the folder above",
+                real);
+        free(real);
+        return -1;
+    }
+    *ret = real;
+    return 0;
+}
+
 int path_real(const char *path, char **ret, struct err *e)
 {
     char *real = realpath(path, NULL);
-    if (real) {
-        *ret = real;
-        return 0;
-    }
+    if (real)
+        return take_real(real, ret, e);
     struct stat st;
     const char *base = path_base(path);
     if (errno != ENOENT || base[0] == '\0' || strcmp(base, "..") == 0)
@@ -56,8 +68,7 @@ int path_real(const char *path, char **ret, struct err *e)
     AUTO(str_free) char *real_dir = realpath(dir, NULL);
     if (!real_dir)
         return err_errno(e, errno, "resolve folder %s", dir);
-    *ret = path_join(real_dir, base);
-    return 0;
+    return take_real(path_join(real_dir, base), ret, e);
 }
 
 bool path_under(const char *path, const char *dir)

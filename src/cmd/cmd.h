@@ -40,8 +40,10 @@ void help_bash(struct buf *out);                             // completion
 
 // --- print.c: results on stdout
 
-// Writes the buffer, which is reset. A reader that went away is not an error of ours.
+// Writes the buffer, which is reset. A reader that went away is not an error of ours,
+// everything else that goes wrong print_check says in the end.
 void print_buf(struct buf *b);
+int print_check(struct err *e);
 void print_json(json_t *value /* taken */); // one value, indented, and a newline
 
 // Columns as wide as their widest cell. Cells come from images and peers: control

@@ -47,6 +47,7 @@ static const struct opt options[] = {
 // The files of one run.
 struct outputs {
     struct strings parts, overlays; // while it works, and in the end
+    char *made_dir;                 // made by us: goes again when nothing comes into it
     struct vm_disk *disks;
     char (*serials)[24];
     char *xml;
@@ -56,6 +57,9 @@ static void outputs_done(struct outputs *o)
 {
     for (size_t i = 0; i < o->parts.n; i++)
         (void)unlink(o->parts.v[i]); // renamed by now, or half made
+    if (o->made_dir)
+        (void)rmdir(o->made_dir);
+    free(o->made_dir);
     strings_done(&o->parts);
     strings_done(&o->overlays);
     free(o->disks);
@@ -65,6 +69,16 @@ static void outputs_done(struct outputs *o)
 __attribute__((unused)) static inline void auto_outputs_done(struct outputs *o)
 {
     outputs_done(o);
+}
+
+static int make_dir(const char *path, struct outputs *o, char **ret, struct err *e)
+{
+    bool there = access(path, F_OK) == 0;
+    if (dir_make(path, 0755, e) || path_real(path, ret, e))
+        return -1;
+    if (!there)
+        o->made_dir = xstrdup(*ret);
+    return 0;
 }
 
 static int must_be_free(const char *path, struct err *e)
@@ -94,7 +108,7 @@ static int make_outputs(const struct source *s, const char *dir, const char *nam
             return -1;
         }
         strings_take(&ret->parts, part);
-        if (unlink(part) && errno != ENOENT)
+        if (access(part, F_OK) == 0 && unlink(part))
             return err_errno(e, errno, "removing %s", part);
         if (s->machine->disks[i].part_len)
             return err_set(e, ERR_REFUSED, "%s: copy the disk out of the OVA first",
@@ -174,8 +188,8 @@ static int convert(const struct globals *g, const struct convert_options *o,
     const char *name = o->name ? o->name : s->machine->name;
     if (source_allocation(s, &allocation, e) ||
         source_check(s, &allocation, o->luks_keys.n > 0, e) ||
-        dir_make(o->output, 0755, e) || path_real(o->output, &dir, e) ||
-        helper_begin(&helper, &appliance, e) || make_outputs(s, dir, name, out, e))
+        make_dir(o->output, out, &dir, e) || helper_begin(&helper, &appliance, e) ||
+        make_outputs(s, dir, name, out, e))
         return -1;
     struct helper_request request = {.call = "convert",
                                      .disks = out->disks,

@@ -158,6 +158,9 @@ static int copy(const struct globals *g, const struct copy_command_options *o,
     int status = move(&r, d->disk, verify, rate, &progress, ret, e);
     rate_free(rate);
     progress_disk_done(&progress);
+    if (status && e->code != ERR_CANCELLED)
+        log_line(LOG_INFO, "%s keeps what was copied: the same line goes on from there",
+                 ret->target);
     if (status)
         return -1;
     ret->map = map;

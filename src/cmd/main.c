@@ -4,7 +4,9 @@
 // (DESIGN.md section 5).
 #include "cmd/cmd.h"
 
+#include <fcntl.h>
 #include <stdio.h>
+#include <unistd.h>
 
 // The options of a command and the global ones as one table; the globals lie behind the
 // command's own struct in one block of memory.
@@ -67,11 +69,28 @@ static int check_args(const struct command *c, const struct strings *args, struc
                    c->args, args->n, args->n == 1 ? "" : "s", c->name);
 }
 
+// Names become JSON: for QEMU, in the store, in reports.
+static int check_words(int argc, char **argv, const struct strings *args, struct err *e)
+{
+    for (int i = 0; i < argc; i++) {
+        if (!json_can_hold(argv[i]))
+            return err_set(e, ERR_USAGE,
+                           "\"%s\" is not UTF-8: rename the file, or name it by a link",
+                           argv[i]);
+    }
+    for (size_t i = 0; i < args->n; i++) {
+        if (!args->v[i][0])
+            return err_set(e, ERR_USAGE, "argument %zu is empty", i + 1);
+    }
+    return 0;
+}
+
 static int run_command(const struct command *c, struct merged *m, int argc, char **argv,
                        struct err *e)
 {
     AUTO(strings_done) struct strings args = {0};
-    if (opt_parse(m->rows.v, argc, argv, m->values, &args, e))
+    if (opt_parse(m->rows.v, argc, argv, m->values, &args, e) ||
+        check_words(argc, argv, &args, e))
         return -1;
     const struct globals *g = (const struct globals *)((char *)m->values + m->globals_at);
     AUTO(buf_done) struct buf text = BUF_INIT(MIB);
@@ -93,7 +112,7 @@ static int run_command(const struct command *c, struct merged *m, int argc, char
     if (check_args(c, &args, e))
         return -1;
     log_setup(g->verbose ? LOG_DEBUG : g->quiet ? LOG_WARN : LOG_INFO, false);
-    return c->run(g, m->values, &args, e);
+    return c->run(g, m->values, &args, e) || print_check(e) ? -1 : 0;
 }
 
 // Also when the options could not be read: whoever asked for JSON gets JSON.
@@ -115,9 +134,23 @@ static void report(const struct err *e, bool as_json)
         print_json(json_pack("{s:s, s:i}", "error", e->text, "code", (int)e->code));
 }
 
+// A descriptor 0, 1 or 2 that is closed would become the next file that is opened, a
+// replica say, and what is printed would go there. A reader that goes away, or a limit on
+// the size of files, must not end a migration as kill -9 does: the calls fail instead.
+static void setup(void)
+{
+    for (int fd = 0; fd <= 2; fd++) {
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) != fd)
+            _exit(ERR_FAILED);
+    }
+    signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN);
+    cancel_setup();
+}
+
 int main(int argc, char **argv)
 {
-    cancel_setup();
+    setup();
     struct err e = {0};
     struct merged m = {0};
     int at = command_at(argc, argv), status = -1;

@@ -2,13 +2,28 @@
 // Results on stdout: text, JSON, tables.
 #include "cmd/cmd.h"
 
+#include <errno.h>
 #include <stdio.h>
+
+static int failed; // errno of the first write that did
+
+static void flush(void)
+{
+    if ((fflush(stdout) || ferror(stdout)) && !failed)
+        failed = errno;
+    clearerr(stdout);
+}
 
 void print_buf(struct buf *b)
 {
     fwrite(b->data, 1, b->len, stdout);
-    fflush(stdout);
+    flush();
     buf_reset(b);
+}
+
+int print_check(struct err *e)
+{
+    return failed && failed != EPIPE ? err_errno(e, failed, "writing the result") : 0;
 }
 
 void print_json(json_t *value)
@@ -17,7 +32,7 @@ void print_json(json_t *value)
     char *text = json_dumps(value, JSON_INDENT(2) | JSON_ENSURE_ASCII | JSON_ENCODE_ANY);
     json_decref(value);
     puts(text ? text : "null");
-    fflush(stdout);
+    flush();
 }
 
 void table_cell(struct table *t, const char *text)

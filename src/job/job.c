@@ -252,6 +252,8 @@ static int absolute(const char *word, char **ret, struct err *e)
     if (!*path)
         return err_set(e, ERR_USAGE, "\"%s\" names no folder", word);
     if (path_real(path, &real, e)) {
+        if (e->code == ERR_REFUSED)
+            return -1;
         // A target's parents are made later: only made absolute as it is written.
         AUTO(str_free) char *here = getcwd(NULL, 0);
         if (path == word || !here)

@@ -32,13 +32,17 @@ for format in qcow2 vmdk vhdx vdi vpc; do
     # vpc keeps its footer at the end: without it the file is a raw disk by right.
     case $format in
     vpc) ;;
-    vdi) # seen only when the block that is missing is read: what was copied until then can be resumed
-        is 1 "a truncated vdi" "$godwit" copy short.vdi dst --quiet
-        has truncated err "... is said to be truncated"
-        rm -f dst dst.map ;;
     *) refused 3 "short.$format" "a truncated $format" copy short.$format ;;
     esac
 done
+head -c -1 good.qcow2 > short.qcow2
+refused 3 truncated "a qcow2 that lacks its last byte" copy short.qcow2
+qemu-img convert -O vmdk -o subformat=streamOptimized good.raw stream.vmdk
+cp stream.vmdk corrupt.vmdk
+dd if=/dev/urandom of=corrupt.vmdk bs=1k seek=4096 count=64 conv=notrunc status=none
+"$godwit" info corrupt.vmdk --no-guest > out 2> err || is 1 "a corrupt streamOptimized vmdk" "$godwit" copy corrupt.vmdk dst --quiet
+has "corrupt or truncated" err "... is said to be corrupt"
+rm -f dst dst.map
 cp good.qcow2 corrupt.qcow2
 dd if=/dev/urandom of=corrupt.qcow2 bs=1k seek=64 count=64 conv=notrunc status=none
 refused 3 corrupt.qcow2 "a corrupt qcow2" copy corrupt.qcow2
@@ -80,6 +84,15 @@ cat > ova/vm.ovf << 'EOF'
 EOF
 tar -C ova -cf evil.ova vm.ovf
 refused 3 "" "an OVA with ../ in a path" migrate evil.ova
+
+printf 'root:x:0:0\n' > ova/disk.vmdk
+sed 's|../../good.vmdk|disk.vmdk|' ova/vm.ovf > ova/named.ovf
+tar -C ova -cf text.ova named.ovf disk.vmdk
+refused 3 VMDK "an OVA whose .vmdk is none" migrate text.ova
+qemu-img create -q -f qcow2 ova/odd.qcow2 8M
+sed 's|../../good.vmdk|odd.qcow2|' ova/vm.ovf > ova/odd.ovf
+tar -C ova -cf odd.ova odd.ovf odd.qcow2
+[ $(($(stat -c %s ova/odd.qcow2) % 512)) != 0 ] && is 0 "... and one with a disk whose length is no whole sectors is read" "$godwit" info odd.ova --no-guest
 
 # An image that a QEMU has open for writing.
 mkfifo hold
@@ -133,6 +146,65 @@ elif mkdir small && mount -t tmpfs -o size=4M none small 2> /dev/null; then
     is 1 "copy to a read-only file system" "$godwit" copy good.raw small/dst --quiet
 else
     skip "a full file system" "mounting is not allowed here"
+fi
+
+# A map is written beside the copy: nothing else may lie there, the source least of all.
+cp good.raw source.map
+is 3 "a source in the place of the map" "$godwit" copy source.map source --quiet
+is 3 "... also by --map" "$godwit" copy source.map other --map source.map --quiet
+cmp good.raw source.map && [ ! -e source ] && [ ! -e other ]
+ok "... is as it was, and nothing else was made"
+is 2 "a copy that is its own map" "$godwit" copy good.raw dst --map ./dst
+is 1 "a map in a folder that is not there" "$godwit" copy good.raw dst --map nowhere/map
+[ ! -e dst ]
+ok "... leaves no copy"
+
+# Names and descriptors.
+bad=$(printf 'a\377b')
+cp good.qcow2 "$bad.qcow2"
+refused 2 UTF-8 "a name that is not UTF-8" copy "$bad.qcow2"
+ln -s "$bad.qcow2" link.qcow2
+refused 3 UTF-8 "... behind a link" copy link.qcow2
+is 2 "a target's that is not UTF-8" "$godwit" migrate good.raw "dir:$bad" --no-convert --json
+jq -e .error out > /dev/null
+ok "... is said as JSON"
+"$godwit" jobs --json | jq -e 'length > 0 and all(.target | contains("dir:a") | not)' > /dev/null
+ok "... and leaves no job"
+is 2 "an empty name" "$godwit" copy good.raw ""
+if [ -c /dev/full ]; then
+    "$godwit" info good.raw --no-guest > /dev/full 2> err
+    [ $? = 1 ] && grep -q "writing the result" err
+    ok "a result that cannot be written is a failure"
+fi
+"$godwit" copy good.vmdk closed.img --verify full <&- >&- 2>&- && cmp good.raw closed.img
+ok "closed descriptors do no harm"
+"$godwit" migrate good.vmdk dir:piped --no-convert --rate 40M 2>&1 | head -n 1 > /dev/null
+cmp good.raw piped/good-vda.raw && [ -f piped/good.xml ]
+ok "a reader that goes away does not end a migration"
+mkdir none
+is 1 "without prlimit" env PATH="$work/none:$(dirname "$(command -v qemu-img)" | sed 's/.*/none/')" "$godwit" copy good.qcow2 dst
+has "not installed" err "... it is said what to install"
+
+# Devices: larger than the source, with sectors of 4096 bytes, mounted.
+truncate -s 9M loop.img
+truncate -s 8M table.img
+if [ "$(id -u)" = 0 ] && loop=$(losetup -f --show loop.img 2> /dev/null); then
+    cleanup "losetup -d $loop"
+    is 0 "to a device that is larger" "$godwit" copy good.raw "$loop" --quiet --verify full
+    cmp -n 8388608 good.raw loop.img && [ "$(tail -c 1048576 loop.img | tr -d '\0' | wc -c)" = 0 ]
+    ok "... whose rest reads as zeros"
+    head -c 1000 good.raw > tiny.raw
+    is 0 "... also of a size that is no sector's multiple" "$godwit" copy tiny.raw "$loop" --quiet --verify full
+    mkfs.ext4 -q -F "$loop"
+    mkdir mnt
+    if mount "$loop" mnt 2> /dev/null; then
+        is 3 "from a device that is mounted" "$godwit" copy "$loop" dst --quiet
+        has "in use" err "... is refused"
+        is 3 "to one that is mounted" "$godwit" copy tiny.raw "$loop" --quiet
+        umount mnt
+    fi
+else
+    skip "devices" "no loop devices here"
 fi
 echo x > file
 is 3 "a folder that is a file" "$godwit" migrate good.raw dir:file --no-convert --quiet

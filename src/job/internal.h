@@ -4,8 +4,8 @@
 //
 //     {"machine": {…}, "phases": [{"name", "ms"}], "guest": {…}, "fixes": […],
 //      "notes": ["…"], "disks": [{"name": "vda", "source", "identity", "size", "used",
-//      "replica", "map", "overlay", "final", "final_format", "read", "written", "zeros",
-//      "resumed", "verified", "digest", "copied": true, "converted": digest}]}
+//      "needed", "replica", "map", "overlay", "final", "final_format", "read", "written",
+//      "zeros", "resumed", "verified", "digest", "copied": true, "converted": digest}]}
 #pragma once
 
 #include "job/job.h"

@@ -41,12 +41,16 @@ static void report_source(struct job *j)
         uint64_t used = j->request.all_blocks
                             ? s->disk->size
                             : extents_bytes(&j->allocation.used[i], EXTENT_DATA);
+        // Holes of the image take no room, used or not; how much its compressed clusters
+        // hold nobody says beforehand.
+        uint64_t needed = s->info.compressed ? used : min_u64(used, s->info.file_bytes);
         json_object_set_new(disk, "name", json_string(name));
         json_object_set_new(disk, "source", json_string(s->disk->name));
         json_object_set_new(disk, "format", json_string(s->info.format));
         json_object_set_new(disk, "identity", json_string(identity));
         json_object_set_new(disk, "size", json_integer((json_int_t)s->disk->size));
         json_object_set_new(disk, "used", json_integer((json_int_t)used));
+        json_object_set_new(disk, "needed", json_integer((json_int_t)needed));
     }
     for (size_t i = 0; i < j->allocation.volumes.n; i++) {
         const struct volume *v = &j->allocation.volumes.v[i];
@@ -147,7 +151,7 @@ static int open_target(struct job *j, struct err *e)
         const json_t *disk = job_disk(j, i);
         struct cloud_disk *d = &j->place.disks[i];
         d->size = (uint64_t)json_integer_value(json_object_get(disk, "size"));
-        d->needed = (uint64_t)json_integer_value(json_object_get(disk, "used"));
+        d->needed = (uint64_t)json_integer_value(json_object_get(disk, "needed"));
     }
     return 0;
 }

@@ -56,6 +56,8 @@ is 3 "discard again is refused" "$godwit" discard 1
 [ -f disk.qcow2 ]
 ok "the source is still there"
 
+qemu-img create -q -f qcow2 large.qcow2 12T
+is 0 "a disk of 12 TiB without data needs no room" "$godwit" migrate large.qcow2 dir:large --no-convert --quiet
 is 0 "--all-blocks" "$godwit" migrate disk.raw dir:all --no-convert --all-blocks --quiet
 cmp disk.raw all/disk-vda.raw
 ok "... copies free space too"

@@ -96,13 +96,14 @@ tar -C ova -cf odd.ova odd.ovf odd.qcow2
 
 # An image that a QEMU has open for writing.
 mkfifo hold
-qemu-io -f qcow2 good.qcow2 < hold > /dev/null 2>&1 &
+qemu-io -f qcow2 good.qcow2 < hold > holder.out 2>&1 &
 holder=$!
 cleanup "kill $holder 2> /dev/null"
 exec 9> hold
-echo 'write -q 0 64k' >&9
+echo 'write 0 64k' >&9
+# Its own word that it writes: asking with qemu-img could take the lock from it.
 i=0
-until ! qemu-img info good.qcow2 > /dev/null 2>&1 || [ $i -gt 300 ]; do sleep 0.1; i=$((i + 1)); done
+until grep -q wrote holder.out || [ $i -gt 300 ]; do sleep 0.1; i=$((i + 1)); done
 refused 3 "good.qcow2" "an image in use by a QEMU" copy good.qcow2
 exec 9>&-
 wait $holder

@@ -74,9 +74,10 @@ static void test_truncated(const struct bad_case *c)
     struct err e = {0};
     struct stat st;
     struct image_options o = {.path = in("%s", c->file)};
+    sh("mkdir whole && cd whole && qemu-img convert -f raw -O %s %s ../source %s",
+       c->format, c->options, c->file);
     for (size_t i = 0; i < ARRAY_LEN(kept); i++) {
-        sh("rm -f t.* t-*; qemu-img convert -f raw -O %s %s source %s", c->format,
-           c->options, c->file);
+        sh("rm -f t.* t-*; cp whole/* .");
         if (i == 0)
             ok(read_all(&o, &e) == 1, "%s is read whole before %s", c->name, e.text);
         const char *path = in("%s", c->cut);
@@ -92,6 +93,7 @@ static void test_truncated(const struct bad_case *c)
            : result == 1 ? "read right"
                          : "read wrong");
     }
+    sh("rm -r whole");
 }
 
 // Seeded damage to the tables of a qcow2: an error, or the right data, never wrong data.
@@ -101,8 +103,9 @@ static void test_qcow2_tables(void)
     struct image_options o = {.path = in("t.qcow2")};
     uint8_t header[64], entry[8];
     unsigned state = 4711, n_refused = 0, n_right = 0, n_wrong = 0;
+    sh("qemu-img convert -f raw -O qcow2 -o cluster_size=4096 source whole.qcow2");
     for (int i = 0; i < 40; i++) {
-        sh("qemu-img convert -f raw -O qcow2 -o cluster_size=4096 source t.qcow2");
+        sh("cp whole.qcow2 t.qcow2");
         int fd = open(o.path, O_RDWR | O_CLOEXEC);
         (void)fd_pread(fd, header, sizeof(header), 0);
         uint64_t l1 = get_be64(header + 40);

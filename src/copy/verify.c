@@ -103,7 +103,11 @@ static int verify_hole(struct verify *v, const struct chunk *k, struct err *e)
     AUTO(free) void *memory = xcalloc(N, sizeof(struct map_entry));
     struct map_entry *entries = memory;
     uint64_t end = (k->off + k->len + MAP_BLOCK - 1) / MAP_BLOCK;
-    for (uint64_t block = k->off / MAP_BLOCK; block < end;) {
+    for (uint64_t block = k->off / MAP_BLOCK;;) {
+        if (map_next(v->map, block, &block, e) < 0)
+            return -1;
+        if (block >= end)
+            return 0;
         size_t n = (size_t)min_u64(N, end - block);
         if (cancel_check(e) < 0 || map_get(v->map, block, n, entries, e) < 0)
             return -1;
@@ -112,7 +116,6 @@ static int verify_hole(struct verify *v, const struct chunk *k, struct err *e)
                 miss(v, block + i);
         block += n;
     }
-    return 0;
 }
 
 static int verify_chunk(void *context, const struct chunk *k, uint8_t *buffer,

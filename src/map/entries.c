@@ -192,25 +192,43 @@ static int hash_range(struct entries *s, uint64_t first, uint64_t end, uint32_t 
     return 0;
 }
 
+// Blocks [*first, *end) from `block` on that the file holds entries for, by its holes: a
+// sparse 16 TiB disk is quick. *first is n_blocks when there are none.
+static int find_data(struct entries *s, uint64_t block, uint64_t *first, uint64_t *end,
+                     struct err *e)
+{
+    *first = *end = s->n_blocks;
+    if (block >= s->n_blocks)
+        return 0;
+    off_t data = lseek(s->fd, (off_t)(s->at + block * ENTRY_LEN), SEEK_DATA);
+    if (data < 0 && errno == ENXIO)
+        return 0;
+    off_t hole = data < 0 ? -1 : lseek(s->fd, data, SEEK_HOLE);
+    if (hole < 0)
+        return err_errno(e, errno, "cannot find the data of the map %s", s->path);
+    uint64_t from = ((uint64_t)data - s->at) / ENTRY_LEN;
+    uint64_t to = ((uint64_t)hole - s->at + ENTRY_LEN - 1) / ENTRY_LEN;
+    *first = min_u64(max_u64(from, block), s->n_blocks);
+    *end = min_u64(max_u64(to, *first + 1), s->n_blocks);
+    return 0;
+}
+
+int entries_next(struct entries *s, uint64_t block, uint64_t *ret, struct err *e)
+{
+    uint64_t end;
+    if (entries_write(s, e))
+        return -1;
+    return find_data(s, block, ret, &end, e);
+}
+
 static int hash_locked(struct entries *s, uint32_t max_round, struct hash *h,
                        struct err *e)
 {
-    // Holes of the file are blocks without entries: a sparse 16 TiB disk is quick.
-    for (uint64_t b = 0; b < s->n_blocks;) {
-        off_t data = lseek(s->fd, (off_t)(s->at + b * ENTRY_LEN), SEEK_DATA);
-        if (data < 0 && errno == ENXIO)
-            return 0;
-        off_t hole = data < 0 ? -1 : lseek(s->fd, data, SEEK_HOLE);
-        if (hole < 0)
-            return err_errno(e, errno, "cannot find the data of the map %s", s->path);
-        uint64_t first = ((uint64_t)data - s->at) / ENTRY_LEN;
-        uint64_t end = ((uint64_t)hole - s->at + ENTRY_LEN - 1) / ENTRY_LEN;
-        first = max_u64(first, b);
-        end = min_u64(end, s->n_blocks);
-        if (hash_range(s, first, end, max_round, h, e))
+    uint64_t first, end;
+    for (uint64_t b = 0; b < s->n_blocks; b = end)
+        if (find_data(s, b, &first, &end, e) ||
+            hash_range(s, first, end, max_round, h, e))
             return -1;
-        b = max_u64(end, first + 1);
-    }
     return 0;
 }
 

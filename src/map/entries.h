@@ -21,6 +21,8 @@ int entries_set(struct entries *s, uint64_t block, const uint8_t *hash, uint32_t
                 struct err *e);
 int entries_get(struct entries *s, uint64_t block, size_t n, uint32_t max_round,
                 struct map_entry *ret, struct err *e);
+// The first block from `block` on that may have an entry; n_blocks: none has.
+int entries_next(struct entries *s, uint64_t block, uint64_t *ret, struct err *e);
 // Hands what is only in memory to the kernel (no sync).
 int entries_write(struct entries *s, struct err *e);
 // Adds every block that has an entry, as {block 8, hash 16}, in order.

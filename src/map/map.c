@@ -514,6 +514,11 @@ int map_get(struct map *m, uint64_t block, size_t n, struct map_entry *ret, stru
     return entries_get(m->entries, block, n, m->round, ret, e);
 }
 
+int map_next(struct map *m, uint64_t block, uint64_t *ret, struct err *e)
+{
+    return entries_next(m->entries, block, ret, e);
+}
+
 int map_digest(struct map *m, uint8_t ret_hash[static HASH_LEN], struct err *e)
 {
     AUTO(hash_free) struct hash *h = hash_new();

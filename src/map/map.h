@@ -68,6 +68,9 @@ struct map_entry {
 };
 int map_get(struct map *m, uint64_t block, size_t n, struct map_entry *ret,
             struct err *e);
+// The first block from `block` on that may have an entry, or the number of blocks: what
+// lies before it is zeros or was never in use, found without reading entries.
+int map_next(struct map *m, uint64_t block, uint64_t *ret, struct err *e);
 // One hash over all entries: equal maps of equal disks give the same, whatever the order
 // of copying.
 int map_digest(struct map *m, uint8_t ret_hash[static HASH_LEN], struct err *e);

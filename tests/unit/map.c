@@ -295,6 +295,25 @@ static void test_huge(void)
        "its map is sparse");
 }
 
+static void test_next(void)
+{
+    struct err e = {0};
+    struct extents todo = {0};
+    uint64_t far = 100 * 1000 * 1000, n = 15 * TIB / MAP_BLOCK, block = 0;
+    uint8_t hash[HASH_LEN];
+    fresh(15 * TIB);
+    AUTO(map_close) struct map *m = must_open(15 * TIB);
+    hash_of(far, hash);
+    ok(m && map_begin(m, &todo, &e) == 0 && map_next(m, 0, &block, &e) == 0 && block == n,
+       "a map without entries has no next one");
+    ok(map_set(m, far, hash, &e) == 0 && map_next(m, 0, &block, &e) == 0 &&
+           block <= far && block > far - MIB,
+       "the next entry is found, not yet durable, without reading all before it");
+    ok(map_next(m, far, &block, &e) == 0 && block == far, "... and found from itself");
+    ok(map_next(m, far + MIB, &block, &e) == 0 && block == n, "... and is the last");
+    ok(map_next(m, n, &block, &e) == 0 && block == n, "... nothing follows the end");
+}
+
 struct setter {
     struct map *m;
     uint64_t first;
@@ -452,6 +471,7 @@ int main(void)
     map_path = path_join(dir, "map");
     replica_path = path_join(dir, "replica");
     test_rounds();
+    test_next();
     test_many_extents();
     test_refusals();
     test_bit_flips();

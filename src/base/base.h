@@ -360,6 +360,7 @@ int dir_make(const char *path, mode_t mode, struct err *e); // with parents; exi
 // And what is in it; missing: fine. Follows no link, refuses a file system mounted
 // inside.
 int dir_remove(const char *path, struct err *e);
+int file_remove(const char *path, struct err *e); // missing, or path NULL: fine
 // $TMPDIR/godwit-XXXXXX, mode 0700; free() the name.
 int dir_temp(char **ret_path, struct err *e);
 char *path_join(const char *a, const char *b); // free() it

@@ -173,6 +173,13 @@ int dir_remove(const char *path, struct err *e)
     return 0;
 }
 
+int file_remove(const char *path, struct err *e)
+{
+    if (path && unlink(path) && errno != ENOENT)
+        return err_errno(e, errno, "removing %s", path);
+    return 0;
+}
+
 int dir_temp(char **ret_path, struct err *e)
 {
     const char *root = getenv("TMPDIR");

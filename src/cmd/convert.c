@@ -108,8 +108,8 @@ static int make_outputs(const struct source *s, const char *dir, const char *nam
             return -1;
         }
         strings_take(&ret->parts, part);
-        if (access(part, F_OK) == 0 && unlink(part))
-            return err_errno(e, errno, "removing %s", part);
+        if (file_remove(part, e))
+            return -1;
         if (s->machine->disks[i].part_len)
             return err_set(e, ERR_REFUSED, "%s: copy the disk out of the OVA first",
                            s->machine->disks[i].path);

@@ -19,7 +19,6 @@
 #define START_WORKERS 4
 #define MIN_REQUEST (256 * KIB)
 #define GAIN 1.1
-#define ENOUGH 1     // requests a worker finishes in a start window
 #define FIRST_REST 8 // windows: a copy of seconds has no time for trials
 
 enum move { MORE_WORKERS, LARGER, FEWER_WORKERS, SMALLER, N_MOVES };
@@ -56,7 +55,7 @@ static bool apply(struct tune *t, enum move m)
 
 static bool start_step(struct tune *t, uint64_t bytes)
 {
-    t->starting = bytes >= ENOUGH * t->request * t->workers &&
+    t->starting = bytes >= t->request * t->workers &&
                   (t->request < t->max_request || t->workers < t->max_workers);
     if (!t->starting)
         return false;

@@ -424,8 +424,8 @@ static int finish_disk(struct job *j, size_t i, struct err *e)
         set_text(&d->final, d->replica);
         set_text(&d->final_format, "raw");
     }
-    if (unlink(d->map) && errno != ENOENT)
-        return err_errno(e, errno, "removing %s", d->map);
+    if (file_remove(d->map, e))
+        return -1;
     json_t *disk = job_disk(j, i);
     json_object_set_new(disk, "final", json_string(d->final));
     json_object_set_new(disk, "final_format", json_string(d->final_format));

@@ -14,8 +14,8 @@ static int remove_overlays(struct job *j, struct err *e)
 {
     for (size_t i = 0; i < j->place.n_disks; i++) {
         const char *path = j->place.disks[i].overlay;
-        if (unlink(path) && errno != ENOENT)
-            return err_errno(e, errno, "removing %s", path);
+        if (file_remove(path, e))
+            return -1;
         json_object_del(job_disk(j, i), "converted");
     }
     return 0;
@@ -135,10 +135,9 @@ int phase_convert(struct job *j, struct err *e)
 static int flatten_raw(struct job *j, size_t i, struct err *e)
 {
     const struct cloud_disk *d = &j->place.disks[i];
-    if (!access(d->overlay, F_OK) && overlay_commit(d->overlay, e))
+    if ((!access(d->overlay, F_OK) && overlay_commit(d->overlay, e)) ||
+        file_remove(d->map, e))
         return -1;
-    if (unlink(d->map) && errno != ENOENT)
-        return err_errno(e, errno, "removing %s", d->map);
     set_final(j, i, d->replica, "raw");
     return job_save(j, e);
 }
@@ -151,9 +150,8 @@ static int flatten_qcow2(struct job *j, size_t i, struct err *e)
     AUTO(str_free) char *part = xasprintf("%s.part", d->overlay);
     json_t *disk = job_disk(j, i);
     if (!json_is_true(json_object_get(disk, "flattened"))) {
-        if (unlink(part) && errno != ENOENT)
-            return err_errno(e, errno, "removing %s", part);
-        if (image_flatten(d->final, d->final_format, part, "qcow2", e) ||
+        if (file_remove(part, e) ||
+            image_flatten(d->final, d->final_format, part, "qcow2", e) ||
             make_durable(part, e))
             return -1;
         json_object_set_new(disk, "flattened", json_true());
@@ -162,8 +160,8 @@ static int flatten_qcow2(struct job *j, size_t i, struct err *e)
     }
     if (!access(part, F_OK) && rename(part, d->overlay))
         return err_errno(e, errno, "renaming %s", part);
-    if ((unlink(d->replica) && errno != ENOENT) || (unlink(d->map) && errno != ENOENT))
-        return err_errno(e, errno, "removing %s", d->replica);
+    if (file_remove(d->replica, e) || file_remove(d->map, e))
+        return -1;
     set_final(j, i, d->overlay, "qcow2");
     return job_save(j, e);
 }

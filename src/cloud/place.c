@@ -159,7 +159,9 @@ static int check_folder(const char *dir, char **ret_existing, struct err *e)
         path = above;
     }
     if (!S_ISDIR(st.st_mode))
-        return err_set(e, ERR_REFUSED, "%s: %s is not a folder", dir, path);
+        return err_set(e, ERR_REFUSED,
+                       "making the folder %s: %s is a file; choose another target", dir,
+                       path);
     if (access(path, W_OK | X_OK) < 0) {
         err_errno(e, errno, "%s cannot be written to", path);
         e->code = ERR_REFUSED;

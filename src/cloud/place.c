@@ -128,12 +128,8 @@ static int take_marker(const char *dir, const struct cloud_machine *m, struct er
 
 static int check_name(const struct cloud_machine *m, struct err *e)
 {
-    AUTO(str_free) char *safe = machine_safe_name(m->name);
-    if (strcmp(safe, m->name) != 0)
-        return err_set(e, ERR_USAGE,
-                       "'%s' cannot be the name of a guest; '%s' could (letters, digits, "
-                       "'.', '_' and '-', at most 64)",
-                       m->name, safe);
+    if (machine_check_name(m->name, e))
+        return -1;
     const char *arch = m->machine->arch;
     if (strcmp(arch, "x86_64") != 0 && strcmp(arch, "i686") != 0)
         return err_set(e, ERR_REFUSED,
@@ -159,9 +155,7 @@ static int check_folder(const char *dir, char **ret_existing, struct err *e)
         path = above;
     }
     if (!S_ISDIR(st.st_mode))
-        return err_set(e, ERR_REFUSED,
-                       "making the folder %s: %s is a file; choose another target", dir,
-                       path);
+        return err_set(e, ERR_REFUSED, "%s is not a folder: choose another target", path);
     if (access(path, W_OK | X_OK) < 0) {
         err_errno(e, errno, "%s cannot be written to", path);
         e->code = ERR_REFUSED;

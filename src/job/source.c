@@ -42,6 +42,8 @@ int source_describe(const struct source_options *options, struct source *ret,
                     struct err *e)
 {
     AUTO(machine_free) struct machine *m = NULL;
+    if (options->name && machine_check_name(options->name, e))
+        return -1;
     for (size_t i = 0; i < options->words->n; i++) {
         AUTO(machine_free) struct machine *next = NULL;
         if (read_one(options->words->v[i], options, &next, e))

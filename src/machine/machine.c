@@ -91,6 +91,17 @@ char *machine_safe_name(const char *text)
     return xstrdup(n ? out : "guest");
 }
 
+int machine_check_name(const char *name, struct err *e)
+{
+    AUTO(str_free) char *safe = machine_safe_name(name);
+    if (strcmp(safe, name) == 0)
+        return 0;
+    return err_set(e, ERR_USAGE,
+                   "'%s' cannot be the name of a guest; '%s' could (letters, digits, "
+                   "'.', '_' and '-', at most 64)",
+                   name, safe);
+}
+
 static char *name_of_file(const char *path)
 {
     AUTO(str_free) char *base = xstrdup(path_base(path));

@@ -86,6 +86,8 @@ extern const struct machine_reader machine_readers[]; // ends with a row without
 const struct machine_reader *machine_reader_find(const char *name); // NULL: no such one
 // [A-Za-z0-9._-]{1,64} from anything, starting with a letter or digit; free() it.
 char *machine_safe_name(const char *text);
+// Is it safe as it stands? ERR_USAGE otherwise, with one that would be.
+int machine_check_name(const char *name, struct err *e);
 // "52:54:00:12:34:56" from any way of writing it; NULL: not a MAC; free() it.
 char *machine_mac(const char *text);
 

@@ -108,6 +108,13 @@ refused 3 "good.qcow2" "an image in use by a QEMU" copy good.qcow2
 exec 9>&-
 wait $holder
 
+# Names that would be paths, told before anything is looked at.
+is 2 "migrate --name ../x" "$godwit" migrate good.raw dir:target --name ../x
+has "'x' could" err "... says which name would do"
+is 2 "convert --name ../x" "$godwit" convert good.raw -o target --name ../x
+[ ! -e target ]
+ok "... and makes nothing"
+
 # What conversion cannot work with, seen before the appliance is asked.
 strict() { "$godwit" migrate "$1" dir:target --quiet; }
 if "$godwit" migrate good.raw dir:target --quiet 2>&1 | grep -qi "appliance"; then

@@ -119,7 +119,8 @@ static int choose(const char *wish, struct root_choice *list, size_t n,
     if (wish)
         return err_set(e, ERR_REFUSED, "no operating system with UUID=%s; there is: %s",
                        wish, names.data);
-    return err_set(e, ERR_REFUSED, "%zu operating systems, choose the root of one: %s", n,
+    return err_set(e, ERR_REFUSED,
+                   "%zu operating systems; name the root of one with --root: %s", n,
                    names.data);
 }
 

@@ -22,12 +22,34 @@ enum accel session_accel(const struct globals *g)
     return ACCEL_AUTO;
 }
 
-int session_job_id(const char *word, uint64_t *ret, struct err *e)
+int session_job(const struct globals *g, const struct strings *args, uint64_t *ret_id,
+                struct store **ret, struct err *e)
 {
-    if (str_to_u64(word, ret) || *ret == 0 || *ret > INT64_MAX)
+    if (str_to_u64(args->v[0], ret_id) || *ret_id == 0 || *ret_id > INT64_MAX)
         return err_set(e, ERR_USAGE, "\"%s\" is not a job's number (see `godwit jobs`)",
-                       word);
-    return 0;
+                       args->v[0]);
+    return session_store(g, ret, e);
+}
+
+int session_run_job(const struct globals *g, const struct strings *args,
+                    int (*act)(struct store *s, uint64_t id, const struct job_ui *ui,
+                               struct job_row *ret, struct err *e),
+                    struct err *e)
+{
+    uint64_t id;
+    AUTO(store_close) struct store *s = NULL;
+    if (session_job(g, args, &id, &s, e))
+        return -1;
+    struct progress progress;
+    progress_init(&progress, g);
+    struct job_ui ui = progress_ui(&progress);
+    struct job_row job = {0};
+    int status = act(s, id, &ui, &job, e);
+    progress_disk_done(&progress);
+    if (!status)
+        job_print(s, g, &job);
+    job_row_done(&job);
+    return status;
 }
 
 enum firmware firmware_of_guest(const json_t *guest)

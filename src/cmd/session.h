@@ -11,7 +11,14 @@
 int session_store(const struct globals *g, struct store **ret, struct err *e);
 enum accel session_accel(const struct globals *g);
 char *session_state_dir(const struct globals *g); // free() it
-int session_job_id(const char *word, uint64_t *ret, struct err *e);
+// JOB, the first argument, and the store it is in.
+int session_job(const struct globals *g, const struct strings *args, uint64_t *ret_id,
+                struct store **ret, struct err *e);
+// Does something to JOB that takes a while, with progress, and shows the job afterwards.
+int session_run_job(const struct globals *g, const struct strings *args,
+                    int (*act)(struct store *s, uint64_t id, const struct job_ui *ui,
+                               struct job_row *ret, struct err *e),
+                    struct err *e);
 // How a guest boots whose description does not say: as the appliance saw it.
 enum firmware firmware_of_guest(const json_t *guest);
 

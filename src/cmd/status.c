@@ -55,7 +55,7 @@ static int run(const struct globals *g, void *values, const struct strings *args
     (void)values; // no options
     uint64_t id;
     AUTO(store_close) struct store *s = NULL;
-    if (session_job_id(args->v[0], &id, e) || session_store(g, &s, e))
+    if (session_job(g, args, &id, &s, e))
         return -1;
     struct job_row job = {0};
     if (store_job_get(s, id, &job, e))

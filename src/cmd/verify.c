@@ -25,7 +25,7 @@ static int run(const struct globals *g, void *values, const struct strings *args
     AUTO(store_close) struct store *s = NULL;
     if (o->verify && verify_from_name(o->verify, &mode))
         return err_set(e, ERR_USAGE, "--verify %s is not known", o->verify);
-    if (session_job_id(args->v[0], &id, e) || session_store(g, &s, e))
+    if (session_job(g, args, &id, &s, e))
         return -1;
     struct progress progress;
     progress_init(&progress, g);

@@ -60,72 +60,22 @@ static void report_source(struct job *j)
     }
 }
 
-static int look_at_guest(struct job *j, struct err *e)
-{
-    if (json_object_get(j->row.report, "guest"))
-        return 0; // an earlier process did, and the source is unchanged
-    AUTO(free) void *memory = NULL;
-    struct vm_disk *disks = NULL;
-    if (source_vm_disks(&j->source, &disks, e)) {
-        // Not a refusal of the migration: the conversion looks at the replica.
-        return e->code == ERR_REFUSED ? 0 : -1;
-    }
-    memory = disks;
-    struct helper_request request = {.call = "inspect",
-                                     .disks = disks,
-                                     .n_disks = j->source.n_disks,
-                                     .machine = j->source.machine,
-                                     .luks_key_files = &j->request.luks_key_files,
-                                     .root = j->request.root};
-    AUTO(json_free) json_t *reply = NULL;
-    if (helper_call(j->appliance, &request, &reply, e))
-        return -1;
-    json_object_set_new(j->row.report, "guest", steal(reply));
-    return 0;
-}
+// --- the target
 
-int phase_inspect(struct job *j, struct err *e)
+// As the appliance saw it; the description may have a guest of its own.
+static void take_guest(struct job *j)
 {
-    struct helper_options helper = job_helper_options(j);
-    if (!j->request.no_convert && !j->appliance &&
-        helper_begin(&helper, &j->appliance, e))
-        return -1;
-    if (open_source(j, e))
-        return -1;
-    allocation_done(&j->allocation);
-    j->allocation = (struct allocation){0};
-    if (source_allocation(&j->source, &j->allocation, e))
-        return -1;
-    j->have_allocation = true;
-    if (!j->request.no_convert &&
-        source_check(&j->source, &j->allocation, j->request.luks_key_files.n > 0, e))
-        return -1;
-    report_source(j);
-    json_t *machine = NULL;
-    if (machine_json(j->source.machine, &machine, e))
-        return -1;
-    json_object_set_new(j->row.report, "machine", machine);
-    return j->request.no_convert ? 0 : look_at_guest(j, e);
-}
-
-// --- plan
-
-static void set_text(char **at, const json_t *disk, const char *name)
-{
-    const char *text = json_string_value(json_object_get(disk, name));
-    if (!text)
-        return;
-    char *copy = xstrdup(text);
-    free(*at);
-    *at = copy;
+    json_decref(j->machine->guest);
+    j->machine->guest = json_incref(json_object_get(j->row.report, "guest"));
 }
 
 static int open_target(struct job *j, struct err *e)
 {
+    if (j->target)
+        return 0;
     if (machine_from_json(json_object_get(j->row.report, "machine"), &j->machine, e))
         return err_wrap(e, "job %llu", (unsigned long long)j->row.id);
-    json_decref(j->machine->guest); // the description may have one of its own
-    j->machine->guest = json_incref(json_object_get(j->row.report, "guest"));
+    take_guest(j);
     if (cloud_open(j->row.target, &j->target, e))
         return -1;
     if (!j->target->ops->place)
@@ -154,6 +104,80 @@ static int open_target(struct job *j, struct err *e)
         d->needed = (uint64_t)json_integer_value(json_object_get(disk, "needed"));
     }
     return 0;
+}
+
+static int check_target(struct job *j, struct err *e)
+{
+    if (open_target(j, e))
+        return -1;
+    if (json_is_true(json_object_get(j->row.report, "made")))
+        return 0; // the name and the room are this job's own
+    return j->target->ops->check(j->target, &j->place, e);
+}
+
+// --- inspect
+
+static int look_at_guest(struct job *j, struct err *e)
+{
+    if (json_object_get(j->row.report, "guest"))
+        return 0; // an earlier process did, and the source is unchanged
+    AUTO(free) void *memory = NULL;
+    struct vm_disk *disks = NULL;
+    if (source_vm_disks(&j->source, &disks, e)) {
+        // Not a refusal of the migration: the conversion looks at the replica.
+        return e->code == ERR_REFUSED ? 0 : -1;
+    }
+    memory = disks;
+    struct helper_request request = {.call = "inspect",
+                                     .disks = disks,
+                                     .n_disks = j->source.n_disks,
+                                     .machine = j->source.machine,
+                                     .luks_key_files = &j->request.luks_key_files,
+                                     .root = j->request.root};
+    AUTO(json_free) json_t *reply = NULL;
+    if (helper_call(j->appliance, &request, &reply, e))
+        return -1;
+    json_object_set_new(j->row.report, "guest", steal(reply));
+    take_guest(j);
+    return 0;
+}
+
+int phase_inspect(struct job *j, struct err *e)
+{
+    struct helper_options helper = job_helper_options(j);
+    if (!j->request.no_convert && !j->appliance &&
+        helper_begin(&helper, &j->appliance, e))
+        return -1;
+    if (open_source(j, e))
+        return -1;
+    allocation_done(&j->allocation);
+    j->allocation = (struct allocation){0};
+    if (source_allocation(&j->source, &j->allocation, e))
+        return -1;
+    j->have_allocation = true;
+    if (!j->request.no_convert &&
+        source_check(&j->source, &j->allocation, j->request.luks_key_files.n > 0, e))
+        return -1;
+    report_source(j);
+    json_t *machine = NULL;
+    if (machine_json(j->source.machine, &machine, e))
+        return -1;
+    json_object_set_new(j->row.report, "machine", machine);
+    if (check_target(j, e)) // what it refuses is told while the appliance still boots
+        return -1;
+    return j->request.no_convert ? 0 : look_at_guest(j, e);
+}
+
+// --- plan
+
+static void set_text(char **at, const json_t *disk, const char *name)
+{
+    const char *text = json_string_value(json_object_get(disk, name));
+    if (!text)
+        return;
+    char *copy = xstrdup(text);
+    free(*at);
+    *at = copy;
 }
 
 // Where everything lies: as an earlier process placed it, else as the target says now.
@@ -191,23 +215,19 @@ static int take_places(struct job *j, struct err *e)
 
 int job_place(struct job *j, struct err *e)
 {
-    if (j->target)
+    if (j->target && j->place.disks[0].replica)
         return 0;
     return open_target(j, e) || take_places(j, e) ? -1 : 0;
 }
 
 int phase_plan(struct job *j, struct err *e)
 {
-    if (open_target(j, e))
+    if (check_target(j, e))
         return -1;
     // From here on the name and the room are this job's own: written down first, because
     // placing makes a folder and a marker.
-    if (!json_is_true(json_object_get(j->row.report, "made"))) {
-        if (j->target->ops->check(j->target, &j->place, e))
-            return -1;
-        json_object_set_new(j->row.report, "made", json_true());
-        if (job_save(j, e))
-            return -1;
-    }
+    json_object_set_new(j->row.report, "made", json_true());
+    if (job_save(j, e))
+        return -1;
     return take_places(j, e);
 }

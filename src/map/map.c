@@ -120,7 +120,9 @@ static bool header_decode(const uint8_t in[static HEADER_LEN], struct header *re
     memcpy(ret->source_hash, in + 64, HASH_LEN);
     memcpy(ret->extents_hash, in + 112, HASH_LEN);
     memcpy(ret->source, in + SOURCE_AT, SOURCE_MAX);
-    return true;
+    // No map of ours comes this far; one more of either would begin at 0 again.
+    return ret->state.round < UINT32_MAX / 2 && ret->generation < UINT64_MAX / 2 &&
+           ret->state.watermark <= ret->size;
 }
 
 static uint64_t blocks_of(uint64_t size)

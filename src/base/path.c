@@ -175,9 +175,14 @@ int dir_remove(const char *path, struct err *e)
 
 int file_remove(const char *path, struct err *e)
 {
-    if (path && unlink(path) && errno != ENOENT)
-        return err_errno(e, errno, "removing %s", path);
-    return 0;
+    struct stat st;
+    if (!path || unlink(path) == 0 || errno == ENOENT)
+        return 0;
+    // A file system that is read-only says so of what is missing too.
+    int why = errno;
+    if (lstat(path, &st) && errno == ENOENT)
+        return 0;
+    return err_errno(e, why, "removing %s", path);
 }
 
 int dir_temp(char **ret_path, struct err *e)

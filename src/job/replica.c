@@ -21,15 +21,6 @@ void replica_close(struct replica *r)
     *r = (struct replica){0};
 }
 
-// Where nothing may be written unlink fails for what is not there too.
-static int remove_if_there(const char *path, struct err *e)
-{
-    struct stat st;
-    if (!lstat(path, &st) && unlink(path))
-        return err_errno(e, errno, "removing %s", path);
-    return 0;
-}
-
 static struct map_key key_of(const struct replica_options *o)
 {
     return (struct map_key){.replica = o->path, .size = o->size, .source = o->identity};
@@ -59,7 +50,7 @@ static int make_qcow2(const struct replica_options *o, struct replica *ret, stru
 {
     AUTO(replica_close) struct replica r = {.is_zero = true};
     AUTO(str_free) char *part = part_name(o->path);
-    if (remove_if_there(part, e))
+    if (file_remove(part, e))
         return -1;
     int status = make_named(o, part, &r.map, e);
     (void)unlink(part); // its other name is left, or nothing
@@ -78,7 +69,7 @@ static int make_qcow2(const struct replica_options *o, struct replica *ret, stru
 static int make(const struct replica_options *o, struct replica *ret, struct err *e)
 {
     AUTO(replica_close) struct replica r = {.is_zero = true};
-    if (remove_if_there(o->map_path, e) || remove_if_there(o->path, e))
+    if (file_remove(o->map_path, e) || file_remove(o->path, e))
         return -1;
     if (o->qcow2)
         return make_qcow2(o, ret, e);

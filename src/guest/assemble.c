@@ -133,20 +133,6 @@ static int open_all(struct assembly *a, struct guest *g, struct err *e)
     return r == 0 ? fstab_mount_all(a, g, e) : -1;
 }
 
-static void forget_devices(struct guest *g)
-{
-    for (size_t i = 0; i < g->devices.n; i++) {
-        struct guest_device *d = &g->devices.v[i];
-        free(d->node);
-        free(d->content);
-        free(d->uuid);
-        free(d->part_uuid);
-        free(d->part_label);
-        free(d->label);
-    }
-    vec_done(&g->devices);
-}
-
 int assemble_open(const struct assemble_options *options, struct guest *g,
                   struct assembly **ret, struct err *e)
 {
@@ -156,7 +142,7 @@ int assemble_open(const struct assemble_options *options, struct guest *g,
     if (open_all(a, g, e) < 0) {
         struct err ignored; // what went wrong first is what matters
         (void)assemble_close(a, g, &ignored);
-        forget_devices(g);
+        guest_devices_done(g);
         return -1;
     }
     a->options = NULL;

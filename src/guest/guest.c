@@ -187,11 +187,8 @@ int guest_inspect(struct guest *g, struct err *e)
     return read_addresses(g, e);
 }
 
-void guest_done(struct guest *g)
+void guest_devices_done(struct guest *g)
 {
-    if (!g)
-        return;
-    forget(g);
     for (size_t i = 0; i < g->devices.n; i++) {
         struct guest_device *d = &g->devices.v[i];
         free(d->node);
@@ -202,6 +199,14 @@ void guest_done(struct guest *g)
         free(d->label);
     }
     vec_done(&g->devices);
+}
+
+void guest_done(struct guest *g)
+{
+    if (!g)
+        return;
+    forget(g);
+    guest_devices_done(g);
     for (size_t i = 0; i < g->nics.n; i++) {
         free(g->nics.v[i].mac);
         free(g->nics.v[i].place);

@@ -86,6 +86,7 @@ struct guest {
 int guest_inspect(struct guest *g, struct err *e);
 // Frees all of it, the tree too (assemble_close has closed it before and left NULL).
 void guest_done(struct guest *g);
+void guest_devices_done(struct guest *g); // the devices alone
 __attribute__((unused)) static inline void auto_guest_done(struct guest *g)
 {
     guest_done(g);

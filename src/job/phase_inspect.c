@@ -163,9 +163,10 @@ int phase_inspect(struct job *j, struct err *e)
     if (machine_json(j->source.machine, &machine, e))
         return -1;
     json_object_set_new(j->row.report, "machine", machine);
-    if (check_target(j, e)) // what it refuses is told while the appliance still boots
-        return -1;
-    return j->request.no_convert ? 0 : look_at_guest(j, e);
+    if (j->request.no_convert)
+        return 0;
+    // What the target refuses is told while the appliance still boots; plan asks again.
+    return check_target(j, e) || look_at_guest(j, e) ? -1 : 0;
 }
 
 // --- plan

@@ -8,6 +8,7 @@
 #   has TEXT FILE NAME   passes if FILE contains TEXT
 #   skip NAME WHY        counted as skipped
 #   requires PROGRAM…    skips the whole test unless all are there
+#   foreign_guest KIND   makes it, see tests/guests/make: $disk and the facts about it; skips the test where none can be made
 #   cleanup COMMAND      run at the end, the last one first
 #   done_testing         the last line
 set -u
@@ -67,5 +68,13 @@ requires() {
     for program; do
         command -v "$program" > /dev/null || { echo "1..0 # SKIP $program is not installed"; exit 0; }
     done
+}
+foreign_guest() {
+    requires qemu-system-x86_64 qemu-img mmdebstrap sfdisk
+    [ "$(id -u)" = 0 ] || { echo "1..0 # SKIP making a foreign guest needs root"; exit 0; }
+    [ -e /dev/loop-control ] || { echo "1..0 # SKIP making a foreign guest needs loop devices"; exit 0; }
+    disk=$("$top/tests/guests/make" "$1") || { echo "1..1"; echo "not ok 1 - the guest $1 is made"; exit 1; }
+    # shellcheck disable=SC1090,SC1091
+    . "${disk%/*}/facts"
 }
 done_testing() { echo "1..$tap_n"; exit $tap_bad; }

@@ -386,10 +386,16 @@ void clock_iso(uint64_t wall, char out[static 24]); // 2024-05-01T12:00:00Z
 
 struct rate;
 struct rate *rate_new(uint64_t bytes_per_second); // 0: no limit
+// A child: what passes it passes `parent` (borrowed) too.
+struct rate *rate_child(struct rate *parent, uint64_t bytes_per_second);
+// One for all processes that name the same file, which holds its limit and its tokens;
+// made without a limit when it is not there.
+int rate_shared(const char *path, struct rate **ret, struct err *e);
+uint64_t rate_get(struct rate *r); // its own limit, 0: none
 void rate_free(struct rate *r);
 DEFINE_AUTO(rate_free, struct rate *)
 void rate_set(struct rate *r, uint64_t bytes_per_second);
-bool rate_limited(struct rate *r); // NULL: no
+bool rate_limited(struct rate *r); // by itself or a parent; NULL: no
 // Sleeps until `bytes` may pass (NULL r: at once). Returns early when cancelled.
 void rate_wait(struct rate *r, uint64_t bytes);
 

@@ -30,6 +30,36 @@ struct cloud_machine {
     uint64_t job_created; // wall clock: another store counts its jobs from 1 again
     bool emulated;        // no KVM: type='qemu'
 };
+// --- a machine that runs while it is copied
+
+struct cloud_live {    // what is to be tracked and read
+    uint64_t job;      // one job a machine: a second is ERR_REFUSED and names the first
+    const char *owner; // who runs that job, for such a message
+};
+struct cloud_live_disk {
+    char *identity; // serial, size: another one is another disk
+    uint64_t size;
+    bool known;     // its changes since the last harvest are all there; false: everything
+    char *why;      // may have changed, and why
+    uint64_t epoch; // the same as before: nothing was lost in between
+    uint64_t changed;   // bytes of this harvest
+    uint64_t rewritten; // bytes written there in all, by the kernel's own counter
+};
+struct cloud_harvest {
+    uint64_t id;
+    struct cloud_live_disk *disks;
+    size_t n_disks;
+    char *tracker; // its name
+    bool frozen;
+    uint64_t frozen_ms, deadline_ms; // for how long, and how long it may go on
+};
+void cloud_harvest_done(struct cloud_harvest *h);
+enum cloud_view {
+    CLOUD_EXACT,   // every byte
+    CLOUD_USED,    // free space reads as zeros and is a hole
+    CLOUD_HASH,    // STRONG_LEN bytes per MAP_BLOCK
+    CLOUD_CHANGED, // as EXACT; extents: EXTENT_DATA where harvest `id` says it changed
+};
 struct cloud_ops {
     const char *scheme; // "dir:" "libvirt+"
     const char *what;   // "a folder" for help
@@ -53,6 +83,29 @@ struct cloud_ops {
     // As source: the machine that `address` names, off; running: ERR_REFUSED. NULL:
     // cannot be a source.
     int (*describe)(struct cloud *c, struct machine **ret, struct err *e);
+    // As a source that runs; NULL: this platform has no such. All may be repeated: a lost
+    // answer (ERR_RETRY) is asked again with the same arguments.
+    //   arm       tracks, settles the file systems, reads what is in use; again: goes on
+    //   view      a disk as it is now, read-only
+    //   harvest   see agent/track.h; `acked` is on the target durably
+    //   quiesce   hooks, isolates, syncs, freezes: undone by itself at the deadline
+    //   commit    the token's freeze becomes a fence that only `release` or the server's
+    //             console lifts; ERR_REFUSED: the deadline has come first
+    //   release   thaws, un-isolates, un-fences; `forget`: stops tracking, the job is
+    //   over
+    int (*arm)(struct cloud *c, const struct cloud_live *live, struct cloud_harvest *ret,
+               struct err *e);
+    int (*view)(struct cloud *c, size_t disk, enum cloud_view view, uint64_t id,
+                struct disk **ret, struct err *e);
+    int (*harvest)(struct cloud *c, uint64_t id, uint64_t acked,
+                   struct cloud_harvest *ret, struct err *e);
+    int (*quiesce)(struct cloud *c, const char *token, uint64_t deadline_ms,
+                   struct err *e);
+    int (*commit)(struct cloud *c, const char *token, struct err *e);
+    int (*release)(struct cloud *c, const char *token, bool forget, struct err *e);
+    // Bytes a second that may pass to and from it, TLS included; counted so far in
+    // *ret_bytes.
+    void (*limit)(struct cloud *c, struct rate *rate /* borrowed */, uint64_t *ret_bytes);
 };
 struct cloud {
     const struct cloud_ops *ops;

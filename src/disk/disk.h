@@ -12,6 +12,8 @@
 
 #include "base/base.h"
 
+struct tls; // net/net.h
+
 // --- extents.c: lists of byte ranges
 // --------------------------------------------------------------
 
@@ -130,8 +132,53 @@ struct nbd_options {
     unsigned connections; // opened when needed, at most the server's multi-conn limit
     bool connect_all;     // all connections now: the socket may be unlinked afterwards
     bool writable;
+    // Instead of `socket`: gives a connected stream for each connection. `peer` is what
+    // messages call the server.
+    int (*connect)(void *context, int *ret_fd, struct err *e);
+    void *context; // borrowed while the disk lives
+    const char *peer;
+    // Metadata context that extents come from, NULL: base:allocation. Of another one
+    // every extent whose flags are not 0 is EXTENT_DATA, the rest EXTENT_HOLE; a server
+    // that does not know it: ERR_REFUSED.
+    const char *meta_context;
 };
 int nbd_open(const struct nbd_options *options, struct disk **ret, struct err *e);
+
+// --- serve.c: an NBD server
+// -----------------------------------------------------------------------
+//
+// Fixed newstyle, structured replies, NBD_OPT_GO and LIST, block sizes, several
+// connections (one call a connection), metadata contexts (doc/proto.md of
+// NetworkBlockDevice). Requests out of range, unknown commands and options are answered
+// with errors and hurt nobody else.
+
+struct serve_options {
+    // The export NAME for this connection, closed with it. No such: ERR_REFUSED.
+    int (*open)(void *context, const char *name, struct disk **ret, struct err *e);
+    void (*names)(void *context, struct strings *ret); // for NBD_OPT_LIST
+    // Metadata contexts beside base:allocation, NULL: none. Is META one of export NAME?
+    bool (*has_meta)(void *context, const char *name, const char *meta);
+    // As disk_ops.extents; EXTENT_DATA is told as flags 1, the rest as 0.
+    int (*meta)(void *context, const char *name, const char *meta, uint64_t off,
+                uint64_t len, struct extents *out, uint64_t *ret_done, struct err *e);
+    void *context;
+    bool writable; // exports whose disk can be written take writes, zeroes and trims
+    // Stock clients: STARTTLS comes before everything else and is ended with this; NULL:
+    // `fd` is private already.
+    struct tls *tls;
+    const char *only_peer; // with tls: common name the client's certificate must have
+};
+// Serves one connection until the peer ends it (0). fd is taken.
+int serve_connection(int fd, const struct serve_options *options, struct err *e);
+
+// --- hashed.c: the hashes of a disk as a disk
+// ----------------------------------------------
+
+#define STRONG_LEN 32 // BLAKE2b-256: equal hashes mean equal blocks, whoever made them
+void strong_hash(const void *data, size_t len, uint8_t ret[static STRONG_LEN]);
+// STRONG_LEN bytes for every `block` bytes of `next`, computed when they are read; all
+// zeros for a block that reads as zeros.
+struct disk *hashed_new(struct disk *next /* taken */, uint64_t block);
 
 // --- image.c: any image that QEMU reads
 // -----------------------------------------------------------

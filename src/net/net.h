@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Control calls: HTTP/1.1 with JSON bodies over any stream (a virtio-serial port, a Unix
-// socket; later TLS). RFC 9112 framing with Content-Length only: no chunks, no
-// pipelining, no upgrade. Everything is bounded.
+// socket, a wire). RFC 9112 framing with Content-Length only: no chunks, no pipelining,
+// no upgrade. And wires: TLS between two machines that looks like a plain socket to who
+// uses it. Everything is bounded.
 #pragma once
 
 #include "base/base.h"
@@ -54,3 +55,77 @@ struct route {
 };
 int http_serve(int fd, const struct route *routes, size_t n_routes, void *context,
                struct err *e);
+
+// --- pki.c: a private certificate authority, and keys (EC P-256, X.509 v3)
+
+#define PIN_LEN 32 // SHA-256 of a certificate's SubjectPublicKeyInfo
+
+// DIR (0700) gets ca.key, ca.pem, own.key and own.pem, the latter for us; what is there
+// stays. Two processes may begin at once.
+int pki_make(const char *dir, struct err *e);
+// A new key at key_path (0600) and the request for its certificate, PEM; free() it.
+int pki_request(const char *key_path, const char *name, char **ret_csr, struct err *e);
+// Signs a request from anywhere (bounded, its signature checked; of it only the key is
+// taken) for `name`, as the authority in DIR. *ret_cert PEM; free() it.
+int pki_sign(const char *dir, const char *csr, const char *name, char **ret_cert,
+             uint8_t ret_pin[static PIN_LEN], struct err *e);
+
+// --- tls.c: who we are and whom we trust; TLS 1.3 alone
+
+struct tls;
+struct tls_options {
+    const char *key_path, *cert_path; // ours
+    const char *ca_path;              // whose certificates we accept
+};
+// All NULL: a key of the moment and any peer; what the peer is must then be proven
+// otherwise (wire_proof).
+int tls_new(const struct tls_options *options, struct tls **ret, struct err *e);
+void tls_free(struct tls *t);
+DEFINE_AUTO(tls_free, struct tls *)
+
+// --- wire.c: a TLS connection as a plain socket
+//
+//     caller ── socket pair ── [thread: zstd frames, TLS, rate] ── TCP socket ── network
+
+struct wire_count { // bytes on the TCP socket, TLS included; of plain bytes the same
+    _Atomic uint64_t sent, received, plain_sent, plain_received;
+};
+struct wire_options {
+    struct tls *tls; // borrowed until wire_open returns
+    bool server;     // of TLS, not of what is spoken inside: who was dialled
+    // Protocols in the order we like them, ended by NULL. The server's choice counts; one
+    // that ends in "+zstd" is framed and compressed (wire_zstd.c). None in common:
+    // ERR_REFUSED.
+    const char *const *alpn;
+    const uint8_t *pin; // PIN_LEN bytes: this key and no other; NULL: any of our CA
+    struct rate *rate;  // both directions together; borrowed by the thread; NULL: none
+    struct wire_count *count; // borrowed by the thread; NULL: not counted
+    uint64_t timeout_ms;      // of the handshake
+};
+struct wire_peer {
+    char alpn[16], name[64]; // what was agreed on; the certificate's common name
+    uint8_t pin[PIN_LEN];
+    uint8_t exporter[32]; // RFC 8446 7.5: the same at both ends and nowhere else
+};
+// Ends TLS on `fd` (taken, a connected TCP socket) and gives a stream socket for what is
+// inside. Closing it closes the wire, after what was written before has been sent. A peer
+// that is not who it should be: ERR_REFUSED; one that speaks no TLS: ERR_FAILED.
+int wire_open(int fd, const struct wire_options *options, struct wire_peer *ret_peer,
+              int *ret_fd, struct err *e);
+// Until every wire of this process has ended, at most timeout_ms.
+void wire_drain(uint64_t timeout_ms);
+// HMAC-SHA-256 over the exporter and the name of who proves ("agent", "godwit"), keyed
+// with a shared one-time token: proves that who holds the token is at the other end of
+// this very connection.
+#define PROOF_HEX 65
+void wire_proof(const struct wire_peer *peer, const char *token, const char *who,
+                char out[static PROOF_HEX]);
+
+// --- tcp.c: numeric addresses only ("192.0.2.1:7443", "[2001:db8::1]:7443")
+
+int tcp_connect(const char *address, uint64_t timeout_ms, int *ret_fd, struct err *e);
+// Port 0: any; free() *ret_address, which says which.
+int tcp_listen(const char *address, int *ret_fd, char **ret_address, struct err *e);
+// Keep-alive that notices a dead peer within about 15 s; no delay; bounded buffers when
+// the wire has a rate.
+void tcp_tune(int fd, uint64_t bytes_per_second);

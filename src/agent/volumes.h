@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+// The block devices and file systems of the server we run on: what lies on which disk,
+// and freezing all of it for a moment. Inside agent/ only.
+#pragma once
+
+#include "disk/disk.h"
+
+// --- block.c: /sys/class/block
+
+struct block_disk { // a whole disk that holds data: no loop, dm, md, ram, zram, cd,
+                    // floppy
+    char *name, *node, *serial, *model; // serial, model: NULL when none
+    unsigned major, minor;
+    uint64_t size;
+    uint32_t sector_size; // logical
+    bool removable, read_only;
+    char *bus; // "virtio" "scsi" "sata" "ide" "nvme" "mmc" "xen" NULL
+};
+struct block_disks {
+    struct block_disk *v;
+    size_t n, cap;
+};
+int block_list(struct block_disks *ret, struct err *e);
+void block_disks_done(struct block_disks *d);
+// The disks (indices into d) below a device, through partitions, device-mapper, md,
+// bcache and loop files; bits of *ret_disks. A device that lies on none: 0.
+int block_below(const struct block_disks *d, unsigned major, unsigned minor,
+                uint64_t *ret_disks, struct err *e);
+
+// --- mounts.c: every mounted file system of every mount namespace, once
+
+struct volume_mount {
+    unsigned major, minor;       // of its superblock (btrfs: found by its source)
+    char *type, *source, *where; // where: as /proc/PID/root/… when in another namespace
+    char *uuid;                  // NULL: not known
+    uint64_t disks;              // bits, see block_below
+    unsigned depth;              // 0: on disks; 1: on a loop file of such a one; …
+    bool read_only, root, can_freeze; // can_freeze: not for vfat, exfat, …
+};
+struct volume_mounts {
+    struct volume_mount *v;
+    size_t n, cap;
+};
+// Only those with `disks`. In the order of freezing: deepest first, root last.
+int mounts_list(const struct block_disks *d, struct volume_mounts *ret, struct err *e);
+void mounts_done(struct volume_mounts *m);
+
+// --- freeze.c
+
+// Freezes and thaws each at once, so that what was written lies where the bitmaps say.
+// *ret_settled: UUIDs of those that it worked for.
+int freeze_settle(const struct volume_mounts *m, struct strings *ret_settled,
+                  struct err *e);
+struct freeze;
+// sync, then all of them; what cannot be frozen is synced. From the first on an
+// independent, memory-locked process thaws everything at the deadline, or when we die.
+// Nothing stays frozen when this fails. Needs no memory, no file and no program
+// afterwards.
+int freeze_begin(const struct volume_mounts *m, uint64_t deadline_ms, struct freeze **ret,
+                 struct err *e);
+bool freeze_holds(struct freeze *f); // false: the watchdog has thawed
+// Takes the deadline away, if it has not come yet (ERR_RETRY: it has).
+int freeze_commit(struct freeze *f, struct err *e);
+// *ret_ms: for how long it was frozen.
+int freeze_end(struct freeze *f, uint64_t *ret_ms, struct err *e);
+
+// --- isolate.c: nobody but godwit reaches this server, and it reaches nobody else
+
+struct isolation {
+    // The control connection and those it asked for: numeric address and ports; port 0:
+    // any.
+    const char *peer;
+    uint16_t peer_port, own_port;
+};
+// By policy routing rules (rtnetlink, IPv4 and IPv6; kernels from 3.10, ports from 4.17):
+// nothing of ours, of containers or forwarded leaves but to the peer; connections wait
+// and go on afterwards. Independent of files and programs; asked again: fine.
+int isolate_begin(const struct isolation *keep, struct err *e);
+int isolate_end(struct err *e); // removes every rule that isolate_begin ever made
+bool isolate_holds(void);

@@ -14,11 +14,12 @@ const struct cloud_ops *cloud_find(const char *address)
     return NULL;
 }
 
-int cloud_open(const char *address, struct cloud **ret, struct err *e)
+int cloud_open(const char *address, const char *state_dir, struct cloud **ret,
+               struct err *e)
 {
     const struct cloud_ops *ops = cloud_find(address);
     if (ops)
-        return ops->open(address, ret, e);
+        return ops->open(address, state_dir, ret, e);
     AUTO(buf_done) struct buf known = BUF_INIT(512);
     for (size_t i = 0; cloud_platforms[i]; i++)
         buf_printf(&known, "%s%s… (%s)", i ? ", " : "", cloud_platforms[i]->scheme,

@@ -63,8 +63,10 @@ enum cloud_view {
 struct cloud_ops {
     const char *scheme; // "dir:" "libvirt+"
     const char *what;   // "a folder" for help
-    // `address` is the whole SOURCE or TARGET word.
-    int (*open)(const char *address, struct cloud **ret, struct err *e);
+    // `address` is the whole SOURCE or TARGET word. state_dir: where godwit keeps what it
+    // knows of agents; NULL: nowhere.
+    int (*open)(const char *address, const char *state_dir, struct cloud **ret,
+                struct err *e);
     void (*close)(struct cloud *c);
     // As target. check refuses before anything is copied: no room, not writable, name
     // taken by something that is not this job's. place fills the paths of every disk and
@@ -113,7 +115,7 @@ struct cloud {
 extern const struct cloud_ops *const cloud_platforms[]; // ends with NULL
 // The platform of an address, NULL when it is a plain file name.
 const struct cloud_ops *cloud_find(const char *address);
-int cloud_open(const char *address, struct cloud **ret,
+int cloud_open(const char *address, const char *state_dir, struct cloud **ret,
                struct err *e); // ERR_USAGE: lists the known schemes
 void cloud_close(struct cloud *c);
 DEFINE_AUTO(cloud_close, struct cloud *)

@@ -219,8 +219,11 @@ static int run(const struct globals *g, void *values, const struct strings *args
     AUTO(source_done) struct source s = {0};
     AUTO(outputs_done) struct outputs out = {0};
     AUTO(json_free) json_t *reply = NULL;
-    struct source_options source = {
-        .words = args, .allow_any_path = o->allow_path, .name = o->name};
+    AUTO(str_free) char *state_dir = session_state_dir(g);
+    struct source_options source = {.words = args,
+                                    .state_dir = state_dir,
+                                    .allow_any_path = o->allow_path,
+                                    .name = o->name};
     if (source_describe(&source, &s, e) || source_open(&s, &source, e) ||
         convert(g, o, &s, &out, &reply, e))
         return -1;

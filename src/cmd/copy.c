@@ -175,7 +175,9 @@ static int run(const struct globals *g, void *values, const struct strings *args
     AUTO(strings_done) struct strings words = {0};
     strings_add(&words, args->v[0]);
     AUTO(source_done) struct source s = {0};
+    AUTO(str_free) char *state_dir = session_state_dir(g);
     struct source_options source = {.words = &words,
+                                    .state_dir = state_dir,
                                     .allow_any_path = o->allow_path,
                                     .snapshot = o->snapshot,
                                     .format = o->source_format};

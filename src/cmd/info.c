@@ -238,7 +238,9 @@ static int run(const struct globals *g, void *values, const struct strings *args
 {
     const struct info_options *o = values;
     AUTO(info_done) struct info i = {0};
+    AUTO(str_free) char *state_dir = session_state_dir(g);
     struct source_options source = {.words = args,
+                                    .state_dir = state_dir,
                                     .allow_any_path = o->allow_path,
                                     .snapshot = o->snapshot,
                                     .format = o->format};

@@ -214,7 +214,9 @@ static int run(const struct globals *g, void *values, const struct strings *args
                        "--port and --address belong together, a port is at "
                        "most 65535");
     AUTO(source_done) struct source s = {0};
-    struct source_options source = {.words = args, .allow_any_path = o->allow_path};
+    AUTO(str_free) char *state_dir = session_state_dir(g);
+    struct source_options source = {
+        .words = args, .state_dir = state_dir, .allow_any_path = o->allow_path};
     if (source_describe(&source, &s, e) || source_open(&s, &source, e))
         return -1;
     if (o->firmware) {

@@ -290,7 +290,8 @@ static int answer_done(struct job *j, bool *ret_again, struct err *e)
 }
 
 // What was asked, with absolute names, as the row that stands for it.
-static int new_row(const struct job_request *asked, struct job_row *ret, struct err *e)
+static int new_row(const struct store *s, const struct job_request *asked,
+                   struct job_row *ret, struct err *e)
 {
     AUTO(str_free) char *source = NULL;
     AUTO(str_free) char *target = NULL;
@@ -305,8 +306,10 @@ static int new_row(const struct job_request *asked, struct job_row *ret, struct 
     AUTO(strings_done) struct strings words = {0};
     strings_add(&words, source);
     AUTO(source_done) struct source described = {0};
-    struct source_options options = {
-        .words = &words, .allow_any_path = asked->allow_any_path, .name = asked->name};
+    struct source_options options = {.words = &words,
+                                     .state_dir = store_dir(s),
+                                     .allow_any_path = asked->allow_any_path,
+                                     .name = asked->name};
     if (source_describe(&options, &described, e))
         return -1;
     *ret = (struct job_row){
@@ -356,7 +359,7 @@ int job_migrate(struct store *s, const struct job_request *request,
     AUTO(job_done) struct job j = {.store = s, .ui = ui, .lock_fd = -1};
     struct job_row wanted = {0};
     bool done = false;
-    if (new_row(request, &wanted, e))
+    if (new_row(s, request, &wanted, e))
         return -1;
     int status = find_or_add(&j, &wanted, &done, e);
     job_row_done(&wanted);

@@ -95,6 +95,7 @@ struct source_options {
                                  // or several images that make up one
     bool allow_any_path;
     const char *name, *snapshot, *format; // may be NULL
+    const char *state_dir;                // for cloud_open
 };
 // Reads the description; nothing of the disks.
 int source_describe(const struct source_options *options, struct source *ret,

@@ -147,6 +147,7 @@ static void reopen_source(struct job *j)
     AUTO(strings_done) struct strings words = {0};
     strings_add(&words, j->request.source);
     struct source_options options = {.words = &words,
+                                     .state_dir = store_dir(j->store),
                                      .allow_any_path = j->request.allow_any_path};
     bool same = !source_describe(&options, &j->source, &e) &&
                 !source_open(&j->source, &options, &e) &&

@@ -10,6 +10,7 @@ static int open_source(struct job *j, struct err *e)
     AUTO(strings_done) struct strings words = {0};
     strings_add(&words, j->request.source);
     struct source_options options = {.words = &words,
+                                     .state_dir = store_dir(j->store),
                                      .allow_any_path = j->request.allow_any_path,
                                      .name = j->row.name};
     source_done(&j->source);
@@ -76,7 +77,7 @@ static int open_target(struct job *j, struct err *e)
     if (machine_from_json(json_object_get(j->row.report, "machine"), &j->machine, e))
         return err_wrap(e, "job %llu", (unsigned long long)j->row.id);
     take_guest(j);
-    if (cloud_open(j->row.target, &j->target, e))
+    if (cloud_open(j->row.target, store_dir(j->store), &j->target, e))
         return -1;
     if (!j->target->ops->place)
         return err_set(e, ERR_USAGE, "%s cannot be a target", j->row.target);

@@ -31,7 +31,7 @@ static int read_one(const char *word, const struct source_options *options,
                                       .name = options->name},
             ret, e);
     AUTO(cloud_close) struct cloud *c = NULL;
-    if (cloud_open(word, &c, e))
+    if (cloud_open(word, options->state_dir, &c, e))
         return -1;
     if (!c->ops->describe)
         return err_set(e, ERR_USAGE, "%s cannot be a source", word);

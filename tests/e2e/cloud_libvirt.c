@@ -31,7 +31,7 @@ static struct cloud *target(const char *more)
     AUTO(str_free)
     char *address = xasprintf("libvirt+%s%s%s", uri, *more ? "&" : "", more);
     struct cloud *c;
-    if (cloud_open(address, &c, &e) < 0)
+    if (cloud_open(address, NULL, &c, &e) < 0)
         test_die(&e);
     return c;
 }
@@ -278,7 +278,7 @@ static void test_folder(void)
     struct cloud_machine m = guest("plain", 1);
     AUTO(buf_done) struct buf xml = BUF_INIT(MIB);
     AUTO(str_free) char *path = path_join(dir, "plain.xml");
-    if (cloud_open(address, &c, &e) < 0 || c->ops->place(c, &m, &e) < 0)
+    if (cloud_open(address, NULL, &c, &e) < 0 || c->ops->place(c, &m, &e) < 0)
         test_die(&e);
     make_disks();
     if (c->ops->import(c, &m, &e) < 0 || file_read(path, &xml, &e) < 0)
@@ -296,7 +296,7 @@ static void test_words(void)
 {
     struct err e;
     struct cloud *c = NULL;
-    ok(cloud_open("libvirt+qemu+unix:///system?socket=/nonexistent/sock", &c, &e) < 0 &&
+    ok(cloud_open("libvirt+qemu+unix:///system?socket=/nonexistent/sock", NULL, &c, &e) < 0 &&
            e.code == ERR_FAILED && strstr(e.text, "/nonexistent/sock"),
        "no libvirtd there");
     AUTO(cloud_close) struct cloud *t = target("");

@@ -26,7 +26,7 @@ static struct cloud *open_dir(const char *name)
     AUTO(str_free) char *path = at(name);
     AUTO(str_free) char *address = xasprintf("dir:%s", path);
     struct cloud *c;
-    if (cloud_open(address, &c, &e) < 0)
+    if (cloud_open(address, NULL, &c, &e) < 0)
         test_die(&e);
     return c;
 }
@@ -154,9 +154,9 @@ static void test_words(void)
 {
     struct err e;
     struct cloud *c = NULL;
-    is_refused(cloud_open("dir:", &c, &e), &e, ERR_USAGE, "folder",
+    is_refused(cloud_open("dir:", NULL, &c, &e), &e, ERR_USAGE, "folder",
                "dir: without a path");
-    is_refused(cloud_open("aws:x", &c, &e), &e, ERR_USAGE, "dir:", "an unknown platform");
+    is_refused(cloud_open("aws:x", NULL, &c, &e), &e, ERR_USAGE, "dir:", "an unknown platform");
     ok(!cloud_find("disk.vmdk") && cloud_find("dir:x"), "a file is no platform");
     AUTO(cloud_close) struct cloud *d = open_dir("w");
     struct cloud_machine m = guest("a b", 1);
@@ -194,7 +194,7 @@ static void test_room(void)
     AUTO(cloud_close) struct cloud *f = open_dir("file");
     is_refused(f->ops->check(f, &m, &e), &e, ERR_REFUSED, "not a folder", "a file");
     struct cloud *proc = NULL;
-    if (cloud_open("dir:/proc/self/out", &proc, &e) < 0)
+    if (cloud_open("dir:/proc/self/out", NULL, &proc, &e) < 0)
         test_die(&e);
     ok(proc->ops->check(proc, &m, &e) < 0, "a folder that cannot be written to");
     cloud_close(proc);

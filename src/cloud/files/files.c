@@ -38,8 +38,10 @@ static int absolute(const char *path, char **ret, struct err *e)
     return 0;
 }
 
-static int files_open(const char *address, struct cloud **ret, struct err *e)
+static int files_open(const char *address, const char *state_dir, struct cloud **ret,
+                      struct err *e)
 {
+    (void)state_dir; // of agents alone
     const char *path = address + strlen("dir:");
     if (!*path)
         return err_set(e, ERR_USAGE, "'%s' names no folder: dir:PATH", address);

@@ -58,8 +58,10 @@ static void libvirt_close(struct cloud *c)
     free(l);
 }
 
-static int libvirt_open(const char *address, struct cloud **ret, struct err *e)
+static int libvirt_open(const char *address, const char *state_dir, struct cloud **ret,
+                        struct err *e)
 {
+    (void)state_dir; // of agents alone
     AUTO(address_done) struct address a = {0};
     if (address_parse(address, &a, e) < 0 || libvirt_load(e) < 0)
         return -1;

@@ -296,7 +296,8 @@ static void test_words(void)
 {
     struct err e;
     struct cloud *c = NULL;
-    ok(cloud_open("libvirt+qemu+unix:///system?socket=/nonexistent/sock", NULL, &c, &e) < 0 &&
+    ok(cloud_open("libvirt+qemu+unix:///system?socket=/nonexistent/sock", NULL, &c, &e) <
+               0 &&
            e.code == ERR_FAILED && strstr(e.text, "/nonexistent/sock"),
        "no libvirtd there");
     AUTO(cloud_close) struct cloud *t = target("");

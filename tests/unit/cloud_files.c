@@ -156,7 +156,8 @@ static void test_words(void)
     struct cloud *c = NULL;
     is_refused(cloud_open("dir:", NULL, &c, &e), &e, ERR_USAGE, "folder",
                "dir: without a path");
-    is_refused(cloud_open("aws:x", NULL, &c, &e), &e, ERR_USAGE, "dir:", "an unknown platform");
+    is_refused(cloud_open("aws:x", NULL, &c, &e), &e, ERR_USAGE,
+               "dir:", "an unknown platform");
     ok(!cloud_find("disk.vmdk") && cloud_find("dir:x"), "a file is no platform");
     AUTO(cloud_close) struct cloud *d = open_dir("w");
     struct cloud_machine m = guest("a b", 1);

@@ -1,8 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-// `godwit-agent`: in the appliance it is process 1 and answers control calls.
+// `godwit-agent`, at both ends: on a server that runs (source.h, one static program), and
+// in the appliance, where it is process 1 and answers control calls.
 #pragma once
 
 #include "net/net.h"
+
+// --- calls.c: control calls as a table that documents itself
+
+struct call {
+    struct route route;
+    const char *what, *request, *reply; // for the documentation
+};
+void calls_print(const struct call *calls, size_t n);
+// Answers on `fd` until the peer closes; see http_serve.
+int calls_serve(int fd, const struct call *calls, size_t n, void *context, struct err *e);
 
 // --- boot.c: process 1
 
@@ -29,10 +40,6 @@ void disk_found_done(struct disk_found *d);
 
 // --- helper.c: the calls of the appliance (docs/control.md)
 
-struct call {
-    struct route route;
-    const char *what, *request, *reply; // for the documentation
-};
 extern const struct call helper_calls[];
 extern const size_t n_helper_calls;
 // Answers on the virtio-serial port "godwit"; returns only on failure.

@@ -275,14 +275,11 @@ static int open_port(struct err *e)
 
 int helper_serve(struct err *e)
 {
-    struct route routes[ARRAY_LEN(helper_calls)];
-    for (size_t i = 0; i < ARRAY_LEN(helper_calls); i++)
-        routes[i] = helper_calls[i].route;
     AUTO(fd_close) int fd = open_port(e);
     if (fd < 0)
         return -1;
     for (;;) {
-        if (http_serve(fd, routes, ARRAY_LEN(routes), NULL, e) < 0)
+        if (calls_serve(fd, helper_calls, n_helper_calls, NULL, e) < 0)
             log_line(LOG_WARN, "%s", e->text);
         usleep(100000); // nobody at the other end
     }

@@ -1,21 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// `godwit-agent`. As process 1 it is the appliance's init; which role it plays there is
-// said by godwit.role= on the kernel's command line. Started otherwise it only describes
-// itself.
+// `godwit-init`: process 1 of the appliance, which is the agent with guest/ in it. Which
+// role it plays is said by godwit.role= on the kernel's command line. Started otherwise
+// it only describes itself.
 #include "agent/agent.h"
 
 #include <stdio.h>
 #include <unistd.h>
-
-static void print_calls(void)
-{
-    printf("| call | what it does | request | reply |\n|---|---|---|---|\n");
-    for (size_t i = 0; i < n_helper_calls; i++) {
-        const struct call *c = &helper_calls[i];
-        printf("| `%s %s` | %s | %s | %s |\n", c->route.method, c->route.path, c->what,
-               c->request, c->reply);
-    }
-}
 
 static int run_appliance(void)
 {
@@ -36,12 +26,12 @@ int main(int argc, char **argv)
     if (getpid() == 1)
         return run_appliance();
     if (argc == 2 && strcmp(argv[1], "--calls") == 0) {
-        print_calls();
+        calls_print(helper_calls, n_helper_calls);
         return 0;
     }
     bool help = argc == 2 && strcmp(argv[1], "--help") == 0;
     fprintf(help ? stdout : stderr,
-            "usage: godwit-agent --calls    the control calls it answers, as a table\n"
+            "usage: godwit-init --calls    the control calls it answers, as a table\n"
             "In the appliance it is process 1 and takes no options.\n");
     return help ? 0 : ERR_USAGE;
 }

@@ -20,7 +20,8 @@ struct block_disks {
     struct block_disk *v;
     size_t n, cap;
 };
-int block_list(struct block_disks *ret, struct err *e);
+// only: these alone, by name, loop devices too; NULL or empty: all that there are.
+int block_list(const struct strings *only, struct block_disks *ret, struct err *e);
 void block_disks_done(struct block_disks *d);
 // The disks (indices into d) below a device, through partitions, device-mapper, md,
 // bcache and loop files; bits of *ret_disks. A device that lies on none: 0.
@@ -69,7 +70,7 @@ int freeze_end(struct freeze *f, uint64_t *ret_ms, struct err *e);
 struct isolation {
     // The control connection and those it asked for: numeric address and ports; port 0:
     // any.
-    const char *peer;
+    const char *peer; // NULL: nobody at all
     uint16_t peer_port, own_port;
 };
 // By policy routing rules (rtnetlink, IPv4 and IPv6; kernels from 3.10, ports from 4.17):

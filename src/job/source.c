@@ -140,7 +140,7 @@ int source_allocation(const struct source *s, struct allocation *ret, struct err
     struct disk **disks = memory;
     for (size_t i = 0; i < s->n_disks; i++)
         disks[i] = s->disks[i].disk;
-    return allocation_read(disks, s->n_disks, ret, e);
+    return allocation_read(disks, s->n_disks, NULL, ret, e);
 }
 
 int source_vm_disks(const struct source *s, struct vm_disk **ret, struct err *e)

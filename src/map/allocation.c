@@ -21,6 +21,8 @@ struct scan {
     struct disk *const *disks;
     size_t n_disks, max_extents; // the latter of one disk
     struct allocation *a;
+    bool look;                     // only finds the volumes, reads none
+    const struct strings *settled; // UUIDs; NULL: the machine is off
     VEC(struct lvm_pv) pvs;
 };
 
@@ -95,12 +97,15 @@ static const struct fs_reader *reader_of(const char *content)
     return NULL;
 }
 
-static int by_reader(struct scan *s, int i, struct span *span,
+static int by_reader(struct scan *s, int i, struct span *span, const char *uuid,
                      const struct fs_reader *reader, struct err *e)
 {
     AUTO(extents_done) struct extents used = {0};
     struct err why = {0};
-    if (reader->used(span_disk(span), &used, &why) == 0) {
+    bool live = s->settled && reader->used_live && uuid && strings_have(s->settled, uuid);
+    if (s->settled && !live && !reader->shows_mounted)
+        return whole(s, i, span, "it may be mounted and was not settled");
+    if ((live ? reader->used_live : reader->used)(span_disk(span), &used, &why) == 0) {
         part(s, i, span, &used);
         return 0;
     }
@@ -113,6 +118,8 @@ static int by_reader(struct scan *s, int i, struct span *span,
 static int by_content(struct scan *s, int i, struct span *span, const struct content *c,
                       struct err *e)
 {
+    if (s->look)
+        return 0;
     if (c->ambiguous)
         return whole(s, i, span, "it has signatures of several kinds");
     if (c->table && c->type)
@@ -123,7 +130,7 @@ static int by_content(struct scan *s, int i, struct span *span, const struct con
         return whole(s, i, span, "its content is not known");
     const struct fs_reader *reader = reader_of(c->type);
     if (reader)
-        return by_reader(s, i, span, reader, e);
+        return by_reader(s, i, span, c->uuid, reader, e);
     for (size_t k = 0; k < ARRAY_LEN(opaque); k++)
         if (strcmp(opaque[k].content, c->type) == 0)
             return whole(s, i, span, opaque[k].reason);
@@ -246,6 +253,8 @@ static int read_logical(struct scan *s, struct lvm_lv *lv, struct err *e)
         return -1;
     if (lv->whole_because)
         (void)whole(s, i, lv->span, lv->whole_because);
+    else if (lv->part && s->settled)
+        (void)whole(s, i, lv->span, "it is a thin pool that may be in use");
     else if (lv->part)
         part(s, i, lv->span, lv->part);
     else if (by_content(s, i, lv->span, &c, e))
@@ -287,17 +296,49 @@ static uint64_t used_within(const struct extents *x, uint64_t off, uint64_t len)
     return sum;
 }
 
-int allocation_read(struct disk *const *disks, size_t n_disks, struct allocation *ret,
+static int scan(struct scan *s, struct err *e)
+{
+    s->a->n_disks = s->n_disks;
+    s->a->used = xcalloc(s->n_disks + 1, sizeof(*s->a->used));
+    s->max_extents = FS_EXTENTS_MAX / (s->n_disks + 1) + 16;
+    for (unsigned i = 0; i < s->n_disks; i++)
+        if (read_disk(s, i, e))
+            return -1;
+    return read_lvm(s, e);
+}
+
+// Those of the settled UUIDs that one volume has, and no other.
+static int settled_once(struct disk *const *disks, size_t n_disks,
+                        const struct allocation_live *live, struct strings *ret,
+                        struct err *e)
+{
+    AUTO(allocation_done) struct allocation a = {0};
+    AUTO(scan_done)
+    struct scan s = {.disks = disks, .n_disks = n_disks, .a = &a, .look = true};
+    if (scan(&s, e))
+        return -1;
+    for (size_t i = 0; i < live->uuids->n; i++) {
+        unsigned n = 0;
+        for (size_t k = 0; k < a.volumes.n; k++)
+            n += a.volumes.v[k].uuid &&
+                 strcmp(a.volumes.v[k].uuid, live->uuids->v[i]) == 0;
+        if (n == 1)
+            strings_add(ret, live->uuids->v[i]);
+    }
+    return 0;
+}
+
+int allocation_read(struct disk *const *disks, size_t n_disks,
+                    const struct allocation_live *live, struct allocation *ret,
                     struct err *e)
 {
-    AUTO(allocation_done) struct allocation a = {.n_disks = n_disks};
+    AUTO(allocation_done) struct allocation a = {0};
+    AUTO(strings_done) struct strings settled = {0};
     AUTO(scan_done) struct scan s = {.disks = disks, .n_disks = n_disks, .a = &a};
-    a.used = xcalloc(n_disks + 1, sizeof(*a.used));
-    s.max_extents = FS_EXTENTS_MAX / (n_disks + 1) + 16;
-    for (unsigned i = 0; i < n_disks; i++)
-        if (read_disk(&s, i, e))
-            return -1;
-    if (read_lvm(&s, e))
+    if (live && settled_once(disks, n_disks, live, &settled, e))
+        return -1;
+    s.settled = live ? &settled : NULL;
+    if (scan(&s, e))
         return -1;
     for (size_t i = 0; i < n_disks; i++)
         extents_align(&a.used[i], 1, disks[i]->size);

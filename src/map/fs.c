@@ -5,9 +5,18 @@
 #include "fs.h"
 
 const struct fs_reader fs_readers[] = {
-    {"ext2", fs_ext_used}, {"ext3", fs_ext_used},    {"ext4", fs_ext_used},
-    {"xfs", fs_xfs_used},  {"btrfs", fs_btrfs_used}, {"ntfs", fs_ntfs_used},
-    {"vfat", fs_fat_used}, {"swap", fs_swap_used},   {NULL, NULL},
+    {"ext2", fs_ext_used, fs_ext_used_live, true},
+    {"ext3", fs_ext_used, fs_ext_used_live, true},
+    {"ext4", fs_ext_used, fs_ext_used_live, true},
+    // Clean until its first transaction reaches the log.
+    {"xfs", fs_xfs_used, fs_xfs_used_live, false},
+    // Whole after every commit, mounted or not.
+    {"btrfs", fs_btrfs_used, fs_btrfs_used_live, false},
+    // Marked by Windows, not by all drivers of Linux.
+    {"ntfs", fs_ntfs_used, NULL, false},
+    {"vfat", fs_fat_used, NULL, true},
+    {"swap", fs_swap_used, NULL, true},
+    {NULL, NULL, NULL, false},
 };
 
 void fs_add_max(struct extents *used, uint64_t off, uint64_t len, size_t max)

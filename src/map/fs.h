@@ -16,6 +16,10 @@ void fs_add_max(struct extents *used, uint64_t off, uint64_t len, size_t max);
 int fs_ext_used(struct disk *d, struct extents *ret_used, struct err *e);
 int fs_xfs_used(struct disk *d, struct extents *ret_used, struct err *e);
 int fs_btrfs_used(struct disk *d, struct extents *ret_used, struct err *e);
+// As allocation_live says: mounted, and settled before.
+int fs_ext_used_live(struct disk *d, struct extents *ret_used, struct err *e);
+int fs_xfs_used_live(struct disk *d, struct extents *ret_used, struct err *e);
+int fs_btrfs_used_live(struct disk *d, struct extents *ret_used, struct err *e);
 int fs_ntfs_used(struct disk *d, struct extents *ret_used, struct err *e);
 int fs_fat_used(struct disk *d, struct extents *ret_used, struct err *e);
 int fs_swap_used(struct disk *d, struct extents *ret_used, struct err *e);

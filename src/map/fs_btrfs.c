@@ -10,10 +10,20 @@
 // bytes of it are in use; the extents found must add up to that, and all to what the
 // superblock says. A log tree (fsync since the last commit) lies in blocks that the
 // extent tree calls free: refused.
+//
+// Live and settled: freezing committed everything, so the superblock is of that commit or
+// a later one, and a log tree was written after it. Nodes are never changed in place; one
+// that was freed and written again since has another generation than what points to it,
+// so a walk that comes to its end saw one commit. When it does not and there has been
+// another commit, it is tried again.
 
 #include "fs.h"
 #include "fs_btrfs.h"
 
+#include <unistd.h>
+
+#define LIVE_TRIES 5
+#define LIVE_PAUSE_US 20000
 #define SUPER_OFF (64 * KIB)
 #define SUPER_LEN 4096
 #define SUPER_STRIPE (64 * KIB) // never allocated around a superblock
@@ -47,7 +57,7 @@ static bool is_power_of_2(uint64_t v)
     return v && !(v & (v - 1));
 }
 
-static int check_features(const uint8_t *sb, struct err *e)
+static int check_features(const uint8_t *sb, bool live, struct err *e)
 {
     uint64_t incompat = get_le64(sb + 188), ro = get_le64(sb + 180);
     if (incompat & ~(uint64_t)INCOMPAT_KNOWN || ro & ~(uint64_t)RO_COMPAT_KNOWN ||
@@ -59,12 +69,12 @@ static int check_features(const uint8_t *sb, struct err *e)
     if (get_le64(sb + 136) != 1)
         return err_set(e, ERR_REFUSED, "btrfs is spread over %llu devices",
                        (unsigned long long)get_le64(sb + 136));
-    if (get_le64(sb + 96))
+    if (!live && get_le64(sb + 96))
         return err_set(e, ERR_REFUSED, "btrfs was not cleanly unmounted (it has a log)");
     return 0;
 }
 
-static int parse_super(const uint8_t *sb, struct btrfs *fs, struct super *s,
+static int parse_super(const uint8_t *sb, bool live, struct btrfs *fs, struct super *s,
                        struct err *e)
 {
     if (memcmp(sb + 64, "_BHRfS_M", 8) != 0 || get_le64(sb + 48) != SUPER_OFF)
@@ -75,7 +85,7 @@ static int parse_super(const uint8_t *sb, struct btrfs *fs, struct super *s,
                        fs->checksum);
     if (!btrfs_checksum_ok(fs->checksum, sb, SUPER_LEN))
         return err_set(e, ERR_REFUSED, "the btrfs superblock has a wrong checksum");
-    if (check_features(sb, e) < 0)
+    if (check_features(sb, live, e) < 0)
         return -1;
     fs->sector = get_le32(sb + 144);
     fs->node = get_le32(sb + 148);
@@ -263,23 +273,61 @@ static void mark_reserved(const struct btrfs *fs, struct used_map *m)
     used_map_add(m, fs->device_size, fs->d->size - fs->device_size);
 }
 
-int fs_btrfs_used(struct disk *d, struct extents *ret_used, struct err *e)
+// One commit: that of the superblock, whose generation is *ret_generation.
+static int read_commit(struct disk *d, bool live, struct used_map *m,
+                       uint64_t *ret_generation, struct err *e)
 {
     uint8_t sb[SUPER_LEN];
     struct btrfs fs = {.d = d};
     struct super s = {0};
     if (fs_read(d, sb, sizeof(sb), SUPER_OFF, "the btrfs superblock", e) < 0 ||
-        parse_super(sb, &fs, &s, e) < 0)
+        parse_super(sb, live, &fs, &s, e) < 0)
         return -1;
-    AUTO(used_map_free) struct used_map *m = used_map_new(d->size);
+    *ret_generation = fs.generation;
     int r = 0;
     if (read_system_chunks(&fs, &s, e) < 0 || read_chunks(&fs, &s, e) < 0 ||
         read_extents(&fs, &s, m, e) < 0)
         r = -1;
     btrfs_chunks_done(&fs.chunks);
-    if (r < 0)
+    if (r == 0)
+        mark_reserved(&fs, m);
+    return r;
+}
+
+int fs_btrfs_used(struct disk *d, struct extents *ret_used, struct err *e)
+{
+    AUTO(used_map_free) struct used_map *m = used_map_new(d->size);
+    uint64_t generation;
+    if (read_commit(d, false, m, &generation, e) < 0)
         return -1;
-    mark_reserved(&fs, m);
     used_map_emit(m, ret_used);
     return 0;
+}
+
+// Is there another commit than that of `generation`? A superblock that is being written
+// counts as one.
+static bool committed_since(struct disk *d, uint64_t generation)
+{
+    uint8_t sb[SUPER_LEN];
+    struct btrfs fs = {.d = d};
+    struct super s = {0};
+    struct err ignored; // the next try tells
+    usleep(LIVE_PAUSE_US);
+    return fs_read(d, sb, sizeof(sb), SUPER_OFF, "the btrfs superblock", &ignored) < 0 ||
+           parse_super(sb, true, &fs, &s, &ignored) < 0 || fs.generation != generation;
+}
+
+int fs_btrfs_used_live(struct disk *d, struct extents *ret_used, struct err *e)
+{
+    for (unsigned tries = 1;; tries++) {
+        AUTO(used_map_free) struct used_map *m = used_map_new(d->size);
+        uint64_t generation = 0;
+        if (read_commit(d, true, m, &generation, e) == 0) {
+            used_map_emit(m, ret_used);
+            return 0;
+        }
+        if (e->code != ERR_REFUSED || tries == LIVE_TRIES ||
+            !committed_since(d, generation))
+            return -1;
+    }
 }

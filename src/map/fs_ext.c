@@ -7,6 +7,14 @@
 // unmounted cleanly, has no feature that the library does not know, every checksum is
 // right and every group's free count agrees with its bitmap. With bigalloc a bit stands
 // for a cluster. See the kernel's Documentation/filesystems/ext4.
+//
+// Live and settled: freezing brought everything to its place, and what has been written
+// to a bitmap since is a later state, so a bit that says free was free at some time after
+// the freeze, also when the block was read while it was being written. So was everything
+// in a group that still, or in an old descriptor, is BLOCK_UNINIT, whatever stands where
+// its bitmap will be. A bitmap and its descriptor (checksum, free count) are written at
+// different times, though: where they disagree both are read again a few times, and then
+// the whole group counts as in use.
 
 #include "fs.h"
 #include "used_map.h"
@@ -14,9 +22,12 @@
 #include <errno.h>
 #include <et/com_err.h>
 #include <ext2fs/ext2fs.h>
+#include <unistd.h>
 
 #define DESCRIPTORS_MAX (16 * MIB) // memory for group descriptors: 16 TiB need 8
 #define BITMAPS_PER_READ 64        // block bitmaps that lie one after another
+#define LIVE_TRIES 5
+#define LIVE_PAUSE_US 20000
 
 // --- the library's I/O: read-only, over a struct disk
 // -----------------------------------
@@ -120,17 +131,17 @@ DEFINE_AUTO(fs_free, ext2_filsys)
 // --- may the bitmaps be believed?
 // -------------------------------------------------------
 
-static int refuse_superblock(const struct ext2_super_block *sb, uint64_t size,
+static int refuse_superblock(const struct ext2_super_block *sb, uint64_t size, bool live,
                              struct err *e)
 {
     uint64_t blocks = sb->s_blocks_count;
     if (sb->s_feature_incompat & EXT4_FEATURE_INCOMPAT_64BIT)
         blocks |= (uint64_t)sb->s_blocks_count_hi << 32;
     uint64_t block_size = UINT64_C(1024) << sb->s_log_block_size;
-    if (sb->s_feature_incompat & EXT3_FEATURE_INCOMPAT_RECOVER)
+    if (!live && sb->s_feature_incompat & EXT3_FEATURE_INCOMPAT_RECOVER)
         return err_set(e, ERR_REFUSED,
                        "not cleanly unmounted: its journal needs recovery");
-    if (!(sb->s_state & EXT2_VALID_FS))
+    if (!live && !(sb->s_state & EXT2_VALID_FS))
         return err_set(e, ERR_REFUSED, "not cleanly unmounted");
     if (sb->s_state & EXT2_ERROR_FS)
         return err_set(e, ERR_REFUSED, "marked as having errors");
@@ -144,7 +155,7 @@ static int refuse_superblock(const struct ext2_super_block *sb, uint64_t size,
 }
 
 // Before the library allocates by what the superblock says.
-static int check_superblock(struct disk *d, struct err *e)
+static int check_superblock(struct disk *d, bool live, struct err *e)
 {
     struct ext2_super_block sb;
     if (d->size < 2048 + sizeof(sb))
@@ -157,7 +168,7 @@ static int check_superblock(struct disk *d, struct err *e)
     if (sb.s_magic != EXT2_SUPER_MAGIC || sb.s_log_block_size > 6 ||
         sb.s_blocks_per_group < 8)
         return err_set(e, ERR_REFUSED, "superblock is damaged");
-    if (refuse_superblock(&sb, d->size, e))
+    if (refuse_superblock(&sb, d->size, live, e))
         return -1;
     uint64_t blocks = sb.s_blocks_count;
     if (sb.s_feature_incompat & EXT4_FEATURE_INCOMPAT_64BIT)
@@ -179,7 +190,19 @@ struct reader {
     struct channel *channel;
     struct extents *used;
     uint64_t n_blocks, n_groups;
+    bool live;
+    VEC(dgrp_t) torn; // groups whose bitmap disagreed with its descriptor
 };
+
+static void reader_done(struct reader *r)
+{
+    fs_free(r->fs);
+    vec_done(&r->torn);
+}
+__attribute__((unused)) static inline void auto_reader_done(struct reader *r)
+{
+    reader_done(r);
+}
 
 static int damaged(struct reader *r, errcode_t code, const char *what, struct err *e)
 {
@@ -191,6 +214,50 @@ static int damaged(struct reader *r, errcode_t code, const char *what, struct er
         return err_set(e, ERR_REFUSED, "is damaged: %s", what);
     initialize_ext2_error_table();
     return err_set(e, ERR_REFUSED, "is damaged: %s (%s)", what, error_message(code));
+}
+
+static int open_once(struct reader *r, struct err *e)
+{
+    AUTO(fs_free) ext2_filsys fs = NULL;
+    struct disk *d = r->channel->disk;
+    if (check_superblock(d, r->live, e))
+        return -1;
+    int flags =
+        EXT2_FLAG_64BITS | (fs_checksums_ignored() ? EXT2_FLAG_IGNORE_CSUM_ERRORS : 0);
+    opening = r->channel;
+    errcode_t code = ext2fs_open2(d->name, NULL, flags, 0, 0, &disk_io, &fs);
+    opening = NULL;
+    if (code)
+        return damaged(r, code, "it cannot be opened", e);
+    // Again by what the library made of it, with checksums verified.
+    if (refuse_superblock(fs->super, d->size, r->live, e))
+        return -1;
+    for (dgrp_t g = 0; g < fs->group_desc_count; g++) {
+        if (ext2fs_has_group_desc_csum(fs) && !ext2fs_group_desc_csum_verify(fs, g) &&
+            !fs_checksums_ignored())
+            return damaged(r, 0, "the checksum of a group descriptor is wrong", e);
+    }
+    uint64_t n_blocks = ext2fs_blocks_count(fs->super);
+    if (r->fs && (n_blocks != r->n_blocks || fs->blocksize != r->fs->blocksize ||
+                  fs->group_desc_count != r->n_groups))
+        return err_set(e, ERR_REFUSED, "was resized while it was read");
+    fs_free(r->fs);
+    r->fs = steal(fs);
+    r->n_blocks = n_blocks;
+    r->n_groups = r->fs->group_desc_count;
+    return 0;
+}
+
+// Opens it, or what it has become since.
+static int reader_open(struct reader *r, struct err *e)
+{
+    for (unsigned tries = 1;; tries++) {
+        if (open_once(r, e) == 0)
+            return 0;
+        if (!r->live || e->code != ERR_REFUSED || tries == LIVE_TRIES)
+            return -1;
+        usleep(LIVE_PAUSE_US);
+    }
 }
 
 static void add_blocks(struct reader *r, uint64_t block, uint64_t n)
@@ -277,23 +344,51 @@ static bool has_bitmap(struct reader *r, dgrp_t group)
              ext2fs_bg_flags_test(r->fs, group, EXT2_BG_BLOCK_UNINIT));
 }
 
-// As many groups as have their bitmaps in a row (with flex_bg, 16 and more).
-static int add_groups(struct reader *r, dgrp_t group, uint8_t *bitmaps, dgrp_t *ret_n,
-                      struct err *e)
+// As many groups before `end` as have their bitmaps in a row (with flex_bg, 16 and more).
+static int add_groups(struct reader *r, dgrp_t group, dgrp_t end, uint8_t *bitmaps,
+                      dgrp_t *ret_n, struct err *e)
 {
     ext2_filsys fs = r->fs;
     blk64_t at = ext2fs_block_bitmap_loc(fs, group);
     dgrp_t n = 1;
-    while (n < BITMAPS_PER_READ && group + n < r->n_groups && has_bitmap(r, group + n) &&
+    while (n < BITMAPS_PER_READ && group + n < end && has_bitmap(r, group + n) &&
            ext2fs_block_bitmap_loc(fs, group + n) == at + n)
         n++;
     errcode_t code = io_channel_read_blk64(fs->io, at, (int)n, bitmaps);
     if (code)
         return damaged(r, code, "a block bitmap cannot be read", e);
-    for (dgrp_t i = 0; i < n; i++)
-        if (add_bitmap(r, group + i, bitmaps + (size_t)i * fs->blocksize, e))
+    for (dgrp_t i = 0; i < n; i++) {
+        if (add_bitmap(r, group + i, bitmaps + (size_t)i * fs->blocksize, e) == 0)
+            continue;
+        if (!r->live || e->code != ERR_REFUSED)
             return -1;
+        vec_push(&r->torn, group + i);
+    }
     *ret_n = n;
+    return 0;
+}
+
+// What was torn, again with new descriptors; what stays torn is in use as a whole.
+static int add_torn(struct reader *r, uint8_t *bitmaps, struct err *e)
+{
+    for (unsigned tries = 0; r->torn.n && tries < LIVE_TRIES; tries++) {
+        size_t n = r->torn.n;
+        usleep(LIVE_PAUSE_US);
+        if (reader_open(r, e))
+            return -1;
+        for (size_t i = 0; i < n; i++) {
+            dgrp_t g = r->torn.v[i], one = g + 1;
+            if (has_bitmap(r, g) && add_groups(r, g, one, bitmaps, &one, e))
+                return -1;
+        }
+        // What was torn again stands behind the others.
+        memmove(r->torn.v, r->torn.v + n, (r->torn.n - n) * sizeof(*r->torn.v));
+        r->torn.n -= n;
+    }
+    for (size_t i = 0; i < r->torn.n; i++) {
+        uint64_t first = ext2fs_group_first_block2(r->fs, r->torn.v[i]);
+        add_blocks(r, first, ext2fs_group_last_block2(r->fs, r->torn.v[i]) - first + 1);
+    }
     return 0;
 }
 
@@ -301,15 +396,11 @@ static int add_all(struct reader *r, uint64_t size, struct err *e)
 {
     ext2_filsys fs = r->fs;
     AUTO(free) void *bitmaps = xmalloc((size_t)BITMAPS_PER_READ * fs->blocksize);
-    for (dgrp_t g = 0; g < r->n_groups; g++) {
-        if (ext2fs_has_group_desc_csum(fs) && !ext2fs_group_desc_csum_verify(fs, g) &&
-            !fs_checksums_ignored())
-            return damaged(r, 0, "the checksum of a group descriptor is wrong", e);
-    }
     // In rising order, nearly: what is out of order lies in the part added last.
     for (dgrp_t g = 0, n; g < r->n_groups; g += n) {
         n = 1;
-        if (cancel_check(e) || (has_bitmap(r, g) && add_groups(r, g, bitmaps, &n, e)))
+        if (cancel_check(e) ||
+            (has_bitmap(r, g) && add_groups(r, g, (dgrp_t)r->n_groups, bitmaps, &n, e)))
             return -1;
         for (dgrp_t i = 0; i < n; i++)
             if (add_metadata(r, g + i, e))
@@ -320,34 +411,29 @@ static int add_all(struct reader *r, uint64_t size, struct err *e)
     uint64_t end = r->n_blocks * fs->blocksize;
     if (end < size)
         fs_add(r->used, end, size - end);
-    return 0;
+    return add_torn(r, bitmaps, e);
 }
 
-int fs_ext_used(struct disk *d, struct extents *ret_used, struct err *e)
+static int ext_used(struct disk *d, bool live, struct extents *ret_used, struct err *e)
 {
-    AUTO(fs_free) ext2_filsys fs = NULL;
     AUTO(extents_done) struct extents used = {0};
     struct channel channel = {.disk = d};
-    struct reader r = {.channel = &channel, .used = &used};
-    if (check_superblock(d, e))
-        return -1;
-    int flags =
-        EXT2_FLAG_64BITS | (fs_checksums_ignored() ? EXT2_FLAG_IGNORE_CSUM_ERRORS : 0);
-    opening = &channel;
-    errcode_t code = ext2fs_open2(d->name, NULL, flags, 0, 0, &disk_io, &fs);
-    opening = NULL;
-    if (code)
-        return damaged(&r, code, "it cannot be opened", e);
-    // Again by what the library made of it, with checksums verified.
-    if (refuse_superblock(fs->super, d->size, e))
-        return -1;
-    r.fs = fs;
-    r.n_blocks = ext2fs_blocks_count(fs->super);
-    r.n_groups = fs->group_desc_count;
-    if (add_all(&r, d->size, e))
+    AUTO(reader_done)
+    struct reader r = {.channel = &channel, .used = &used, .live = live};
+    if (reader_open(&r, e) || add_all(&r, d->size, e))
         return -1;
     extents_align(&used, 1, d->size);
     for (size_t i = 0; i < used.n; i++)
         extents_add(ret_used, used.v[i].off, used.v[i].len);
     return 0;
+}
+
+int fs_ext_used(struct disk *d, struct extents *ret_used, struct err *e)
+{
+    return ext_used(d, false, ret_used, e);
+}
+
+int fs_ext_used_live(struct disk *d, struct extents *ret_used, struct err *e)
+{
+    return ext_used(d, true, ret_used, e);
 }

@@ -101,10 +101,19 @@ struct allocation {
     size_t n_disks;
     VEC(struct volume) volumes;
 };
+// Of a server that runs: these file systems were frozen and thawed while every write to
+// their disks was being recorded already. Their journals are not empty, which proves
+// nothing against their bitmaps then (DESIGN.md section 6): whatever a bitmap calls free
+// was free at some time after the freeze, and what was written there since is recorded.
+struct allocation_live {
+    const struct strings *uuids; // of file systems, as in volume.uuid
+};
 // Never fails because of what is on the disks (that is "wholly used" with a reason);
 // fails when a disk cannot be read. The disks of one guest together: volume groups and
 // btrfs span them. Reads are bounded: memory stays under 32 MiB whatever the disks hold.
-int allocation_read(struct disk *const *disks, size_t n_disks, struct allocation *ret,
+// live NULL: the machine is off. A UUID that two volumes have counts for neither.
+int allocation_read(struct disk *const *disks, size_t n_disks,
+                    const struct allocation_live *live, struct allocation *ret,
                     struct err *e);
 void allocation_done(struct allocation *a);
 __attribute__((unused)) static inline void auto_allocation_done(struct allocation *a)
@@ -128,6 +137,9 @@ struct fs_reader {
     // trusted (dirty, hibernated, unknown feature, damaged); the text becomes
     // whole_because. ERR_FAILED: the disk cannot be read.
     int (*used)(struct disk *d, struct extents *ret_used, struct err *e);
+    // The same of one that is mounted and was settled (allocation_live). NULL: never.
+    int (*used_live)(struct disk *d, struct extents *ret_used, struct err *e);
+    bool shows_mounted; // `used` refuses it from the moment it is mounted for writing
 };
 // All readers, ended by a row without content.
 extern const struct fs_reader fs_readers[];

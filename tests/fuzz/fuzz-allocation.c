@@ -8,7 +8,7 @@ static int whole_disk(struct disk *d, struct extents *used, struct err *e)
     AUTO(allocation_done) struct allocation a = {0};
     if (d->size == 0)
         return err_set(e, ERR_REFUSED, "nothing there");
-    int r = allocation_read(&d, 1, &a, e);
+    int r = allocation_read(&d, 1, NULL, &a, e);
     assert(r == 0 && a.n_disks == 1 && a.volumes.n > 0);
     for (size_t i = 0; i < a.volumes.n; i++) {
         const struct volume *v = &a.volumes.v[i];

@@ -52,7 +52,7 @@ static int run(const char *mode, char **paths, struct disk **disks, size_t n,
             return -1;
     }
     long before = peak_kib();
-    if (allocation_read(disks, n, &a, e))
+    if (allocation_read(disks, n, NULL, &a, e))
         return -1;
     long more = peak_kib() - before;
     AUTO(json_free) json_t *j = allocation_json(&a);

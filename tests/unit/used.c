@@ -206,7 +206,7 @@ static void test_faults(void)
         memcpy(m->bytes + 4096 - 10, "SWAPSPACE2", 10);
         AUTO(disk_close) struct disk *d = fault_new(&m->disk, &fault);
         AUTO(allocation_done) struct allocation a = {0};
-        if (allocation_read(&d, 1, &a, &e) == 0)
+        if (allocation_read(&d, 1, NULL, &a, &e) == 0)
             break;
         n_failed++;
         n_other += e.code != ERR_RETRY || a.n_disks != 0;

@@ -33,6 +33,9 @@ static const char *const schema[] = {
     " id INTEGER PRIMARY KEY, job INTEGER NOT NULL REFERENCES job(id) ON DELETE CASCADE,"
     " at INTEGER NOT NULL, level TEXT NOT NULL, phase TEXT, text TEXT NOT NULL);"
     "CREATE INDEX event_job ON event(job, id);",
+    // 2: what is said to a running job, and what it says: live.c.
+    "ALTER TABLE job ADD COLUMN wish TEXT;"
+    "ALTER TABLE job ADD COLUMN live TEXT;",
 };
 
 int store_fail(struct store *s, int code, const char *what, struct err *e)

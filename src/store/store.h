@@ -44,6 +44,18 @@ int store_job_get(struct store *s, uint64_t id, struct job_row *ret,
 int store_job_find(struct store *s, const char *kind, const char *source,
                    const char *target, const char *name, struct job_row *ret,
                    bool *ret_found, struct err *e);
+// Two columns that store_job_save leaves alone, so that others may write and read them
+// while the job runs; polled a few times a second. Both outlive any process. *ret is an
+// object, empty when there is none.
+//   wish  what another terminal asks for: {"pause": true, "cutover": true, "rate": N,
+//         "rollback": true, "cancel": true}
+//   live  how far the job is: phase, round, dirty rate, forecast…
+int store_wish(struct store *s, uint64_t id, json_t **ret, struct err *e);
+// Adds the members of `change` to it; those that are null are removed. In one step,
+// whoever else does the same.
+int store_wish_change(struct store *s, uint64_t id, const json_t *change, struct err *e);
+int store_live(struct store *s, uint64_t id, json_t **ret, struct err *e);
+int store_live_save(struct store *s, uint64_t id, const json_t *live, struct err *e);
 typedef int store_job_visitor(void *context, const struct job_row *job, struct err *e);
 int store_jobs(struct store *s, store_job_visitor *visit, void *context, struct err *e);
 void job_row_done(struct job_row *job);

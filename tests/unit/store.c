@@ -116,6 +116,62 @@ static void test_lock(struct store *s)
     close(ready[1]);
 }
 
+static json_t *said(struct store *s,
+                    int (*read)(struct store *, uint64_t, json_t **, struct err *))
+{
+    struct err e;
+    json_t *value = NULL;
+    return read(s, 2, &value, &e) ? NULL : value;
+}
+
+static void test_said(struct store *s, const char *dir)
+{
+    struct err e;
+    struct store *other = NULL;
+    struct job_row job = {0};
+    AUTO(json_free) json_t *rate = json_pack("{s:i, s:b}", "rate", 5, "pause", 1);
+    AUTO(json_free) json_t *go = json_pack("{s:b}", "cutover", 1);
+    AUTO(json_free) json_t *done = json_pack("{s:n}", "rate");
+    AUTO(json_free) json_t *left = json_pack("{s:b, s:b}", "pause", 1, "cutover", 1);
+    AUTO(json_free) json_t *empty = json_object();
+    AUTO(json_free) json_t *nothing = said(s, store_wish);
+    ok(json_equal(nothing, empty), "nothing is wished for at first");
+    ok(!store_open(dir, &other, &e) && !store_job_get(s, 2, &job, &e) &&
+           !store_wish_change(other, 2, rate, &e) && !store_wish_change(s, 2, go, &e) &&
+           !store_wish_change(s, 2, done, &e) && !store_live_save(s, 2, go, &e),
+       "two terminals ask for something, one wish is fulfilled");
+    ok(!store_job_save(s, &job, &e), "the row is saved as it was read before");
+    job_row_done(&job);
+    AUTO(json_free) json_t *wish = said(other, store_wish);
+    AUTO(json_free) json_t *live = said(other, store_live);
+    ok(json_equal(wish, left), "the other wishes are still there");
+    ok(json_equal(live, go), "and what the job said of itself");
+    ok(store_wish_change(s, 99, go, &e) && e.code == ERR_USAGE,
+       "a job that is not there is told nothing");
+    store_close(other);
+}
+
+static void test_older(const char *dir)
+{
+    struct err e;
+    struct store *s = NULL;
+    sqlite3 *db = NULL;
+    AUTO(str_free) char *path = path_join(dir, "godwit.db");
+    sqlite3_open(path, &db);
+    sqlite3_exec(db,
+                 "ALTER TABLE job DROP COLUMN wish; ALTER TABLE job DROP COLUMN live;"
+                 "PRAGMA user_version = 1",
+                 NULL, NULL, NULL);
+    sqlite3_close(db);
+    struct job_row job = {0};
+    ok(!store_open(dir, &s, &e) && !store_job_get(s, 2, &job, &e),
+       "a store of version 1 is brought up to date, its jobs are kept");
+    job_row_done(&job);
+    AUTO(json_free) json_t *wish = s ? said(s, store_wish) : NULL;
+    ok(wish != NULL, "and they can be told something");
+    store_close(s);
+}
+
 static void test_newer(const char *dir)
 {
     struct err e;
@@ -154,8 +210,10 @@ int main(void)
         test_living(s);
         test_events(s);
         test_lock(s);
+        test_said(s, dir);
     }
     store_close(s);
+    test_older(dir);
     test_newer(dir);
     test_broken(dir);
     ok(!dir_remove(dir, &e), "the folder goes");

@@ -4,6 +4,9 @@
 // request in flight; they are made when they are needed and dropped once dead. The server
 // is a child of ours or another machine: it may lie, hang or end at any time, so lengths
 // are checked, waits can be cancelled, and its end is ERR_RETRY.
+//
+// Streams come from a Unix socket or from the caller, who has made them private; nothing
+// here says who the peer is but the name that it is given.
 #include "disk/disk.h"
 
 #include <errno.h>
@@ -15,13 +18,18 @@
 #define STATUS_MAX (2 * GIB)  // block status: lengths are 32 bits on the wire
 #define TICK_MS 500           // how late a cancellation is noticed
 #define GRACE_MS 10000        // how long a write may go on then
+#define HANDSHAKE_MS 30000
 #define ALLOCATION "base:allocation"
 
 struct nbd {
     struct disk disk;
-    char *socket, *export_name;
+    char *socket; // NULL: streams come from connect()
+    char *peer;   // what messages call the server
+    char *export_name, *meta_context;
+    int (*connect)(void *context, int *ret_fd, struct err *e);
+    void *context;
     uint64_t request_min, request_max;
-    bool has_allocation, has_zero, has_flush;
+    bool has_context, has_zero, has_flush;
     // The mutex guards what follows.
     pthread_mutex_t mutex;
     pthread_cond_t freed;
@@ -46,10 +54,45 @@ static int nbd_failed(struct nbd *n, struct nbd_handle *h, const char *what,
         return err_errno(e, errnum, "%s", what);
     if (h == NULL || nbd_aio_is_dead(h) == 1 || nbd_aio_is_closed(h) == 1)
         return err_set(e, ERR_RETRY, "%s: the NBD server at %s went away (%s)", what,
-                       n->socket, text != NULL ? text : "no reason given");
+                       n->peer, text != NULL ? text : "no reason given");
     return err_set(e, errnum == EAGAIN || errnum == EINTR ? ERR_RETRY : ERR_FAILED,
                    "%s: the NBD server says: %s", what,
                    errnum != 0 ? strerror(errnum) : text);
+}
+
+static int connect_failed(struct nbd *n, struct err *e)
+{
+    // The export that is asked for is not there, or not for us: no later call helps. On a
+    // Unix socket it is the socket that may not be there yet.
+    int errnum = nbd_get_errno();
+    bool refused = n->socket == NULL && (errnum == ENOENT || errnum == EPERM);
+    return err_set(e, refused ? ERR_REFUSED : ERR_RETRY,
+                   "connect to the NBD server at %s: %s", n->peer, nbd_get_error());
+}
+
+// Polls until the handshake is over; a server may as well never answer.
+static int nbd_handshake(struct nbd *n, struct nbd_handle *h, struct err *e)
+{
+    uint64_t start = clock_ms();
+    while (nbd_aio_is_connecting(h) == 1) {
+        if (cancel_check(e) < 0)
+            return -1;
+        if (clock_ms() - start > HANDSHAKE_MS)
+            return err_set(e, ERR_RETRY, "the NBD server at %s does not answer", n->peer);
+        if (nbd_poll(h, TICK_MS) < 0)
+            return connect_failed(n, e);
+    }
+    return nbd_aio_is_ready(h) == 1 ? 0 : connect_failed(n, e);
+}
+
+static int nbd_reach(struct nbd *n, struct nbd_handle *h, struct err *e)
+{
+    if (n->socket != NULL)
+        return nbd_aio_connect_unix(h, n->socket) < 0 ? connect_failed(n, e) : 0;
+    int fd;
+    if (n->connect(n->context, &fd, e) < 0)
+        return -1;
+    return nbd_aio_connect_socket(h, fd) < 0 ? connect_failed(n, e) : 0; // takes fd
 }
 
 static int nbd_connect_one(struct nbd *n, struct nbd_handle **ret, struct err *e)
@@ -58,13 +101,18 @@ static int nbd_connect_one(struct nbd *n, struct nbd_handle **ret, struct err *e
     if (h == NULL)
         return err_set(e, ERR_FAILED, "connect: %s", nbd_get_error());
     if (nbd_set_export_name(h, n->export_name) < 0 ||
-        nbd_add_meta_context(h, ALLOCATION) < 0 || nbd_connect_unix(h, n->socket) < 0)
-        return err_set(e, ERR_RETRY, "connect to the NBD server at %s: %s", n->socket,
-                       nbd_get_error());
+        nbd_add_meta_context(h, n->meta_context) < 0)
+        return err_set(e, ERR_FAILED, "connect: %s", nbd_get_error());
+    if (nbd_reach(n, h, e) < 0 || nbd_handshake(n, h, e) < 0)
+        return -1;
     int64_t size = nbd_get_size(h);
     if (size < 0 || (n->disk.size != 0 && (uint64_t)size != n->disk.size))
         return err_set(e, ERR_FAILED, "the NBD server at %s changed the disk's size",
-                       n->socket);
+                       n->peer);
+    if (strcmp(n->meta_context, ALLOCATION) != 0 &&
+        nbd_can_meta_context(h, n->meta_context) != 1)
+        return err_set(e, ERR_REFUSED, "the NBD server at %s has no \"%s\"", n->peer,
+                       n->meta_context);
     *ret = steal(h);
     return 0;
 }
@@ -253,9 +301,19 @@ static int nbd_flush_all(struct disk *d, struct err *e)
 }
 
 struct status {
+    const char *meta_context;
     struct extents *out;
     uint64_t at, end;
 };
+
+static enum extent_kind kind_of(const char *meta_context, uint32_t flags)
+{
+    if (strcmp(meta_context, ALLOCATION) != 0)
+        return flags != 0 ? EXTENT_DATA : EXTENT_HOLE;
+    return (flags & LIBNBD_STATE_ZERO) == 0   ? EXTENT_DATA
+           : (flags & LIBNBD_STATE_HOLE) != 0 ? EXTENT_HOLE
+                                              : EXTENT_ZERO;
+}
 
 // Runs while the connection is polled. The list is the server's: it may pass the range
 // that was asked for, and an entry may be empty.
@@ -264,13 +322,11 @@ static int status_entries(void *context, const char *metacontext, uint64_t offse
 {
     struct status *s = context;
     (void)error;
-    if (strcmp(metacontext, ALLOCATION) != 0 || offset != s->at)
+    if (strcmp(metacontext, s->meta_context) != 0 || offset != s->at)
         return 0;
     for (size_t i = 0; i + 1 < n_entries && s->at < s->end; i += 2) {
         uint64_t len = min_u64(entries[i], s->end - s->at);
-        enum extent_kind kind = (entries[i + 1] & LIBNBD_STATE_ZERO) == 0   ? EXTENT_DATA
-                                : (entries[i + 1] & LIBNBD_STATE_HOLE) != 0 ? EXTENT_HOLE
-                                                                            : EXTENT_ZERO;
+        enum extent_kind kind = kind_of(s->meta_context, entries[i + 1]);
         extents_append(s->out, s->at, len, kind);
         s->at += len;
     }
@@ -284,13 +340,14 @@ static int nbd_extents(struct disk *d, uint64_t off, uint64_t len, struct extent
     uint64_t start = round_down(off, n->request_min);
     uint64_t ask = min_u64(round_up(off + len, n->request_min), n->disk.size) - start;
     ask = min_u64(ask, STATUS_MAX);
-    if (!n->has_allocation) {
+    if (!n->has_context) {
         extents_append(out, off, len, EXTENT_DATA);
         *ret_done = len;
         return 0;
     }
     AUTO(extents_done) struct extents got = {0};
-    struct status s = {.out = &got, .at = start, .end = start + ask};
+    struct status s = {
+        .meta_context = n->meta_context, .out = &got, .at = start, .end = start + ask};
     struct request r = {.kind = NBD_STATUS,
                         .off = start,
                         .len = ask,
@@ -321,7 +378,9 @@ static void nbd_close_all(struct disk *d)
     pthread_mutex_destroy(&n->mutex);
     free(n->idle);
     free(n->socket);
+    free(n->peer);
     free(n->export_name);
+    free(n->meta_context);
     free(n->disk.name);
     free(n);
 }
@@ -352,13 +411,13 @@ static int nbd_learn(struct nbd *n, struct nbd_handle *h, bool writable, struct 
     n->request_max = round_down(n->request_max, n->request_min);
     if (n->request_min > 64 * KIB || n->request_max == 0)
         return err_set(e, ERR_FAILED,
-                       "the NBD server at %s wants blocks of %" PRIu64 " bytes",
-                       n->socket, n->request_min);
+                       "the NBD server at %s wants blocks of %" PRIu64 " bytes", n->peer,
+                       n->request_min);
     if (writable && (n->request_min > 512 || nbd_is_read_only(h) != 0))
         return err_set(e, ERR_FAILED, "the NBD server at %s cannot be written to%s",
-                       n->socket,
+                       n->peer,
                        n->request_min > 512 ? " in blocks of 512 bytes" : ": read-only");
-    n->has_allocation = nbd_can_meta_context(h, ALLOCATION) == 1;
+    n->has_context = nbd_can_meta_context(h, n->meta_context) == 1;
     n->has_zero = nbd_can_zero(h) == 1;
     n->has_flush = nbd_can_flush(h) == 1;
     if (nbd_can_multi_conn(h) != 1)
@@ -368,16 +427,27 @@ static int nbd_learn(struct nbd *n, struct nbd_handle *h, bool writable, struct 
     return 0;
 }
 
+static void nbd_name(struct nbd *n, const struct nbd_options *o)
+{
+    const char *export = o->export_name != NULL ? o->export_name : "";
+    n->export_name = xstrdup(export);
+    n->meta_context = xstrdup(o->meta_context != NULL ? o->meta_context : ALLOCATION);
+    n->connect = o->connect;
+    n->context = o->context;
+    n->socket = o->connect == NULL ? xstrdup(o->socket) : NULL;
+    n->peer = xstrdup(o->connect == NULL ? o->socket : o->peer);
+    n->disk.name = o->connect == NULL ? xasprintf("nbd+unix:%s", o->socket)
+                                      : xasprintf("nbd:%s/%s", o->peer, export);
+}
+
 int nbd_open(const struct nbd_options *options, struct disk **ret, struct err *e)
 {
     struct nbd *n = xcalloc(1, sizeof(*n));
     n->disk = (struct disk){
         .ops = options->writable ? &nbd_ops_rw : &nbd_ops_ro,
-        .name = xasprintf("nbd+unix:%s", options->socket),
         .sector_size = 512,
     };
-    n->socket = xstrdup(options->socket);
-    n->export_name = xstrdup(options->export_name != NULL ? options->export_name : "");
+    nbd_name(n, options);
     n->n_max = options->connections > 0 ? options->connections : 4;
     n->idle = xcalloc(n->n_max, sizeof(struct nbd_handle *));
     pthread_mutex_init(&n->mutex, NULL);

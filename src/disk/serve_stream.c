@@ -139,14 +139,12 @@ int serve_send(struct server *s, struct iovec *v, size_t n, struct err *e)
         ssize_t sent = sendmsg(s->fd, &m, MSG_NOSIGNAL);
         if (sent < 0 && after_error(s, POLLOUT, e) < 0)
             return -1;
-        for (size_t left = sent < 0 ? 0 : (size_t)sent; n > 0;) {
-            size_t part = (size_t)min_u64(left, v->iov_len);
-            v->iov_base = (uint8_t *)v->iov_base + part;
-            v->iov_len -= part;
-            left -= part;
-            if (v->iov_len > 0)
-                break;
-            v++, n--;
+        size_t left = sent < 0 ? 0 : (size_t)sent;
+        for (; n > 0 && left >= v->iov_len; v++, n--)
+            left -= v->iov_len;
+        if (left > 0) {
+            v->iov_base = (uint8_t *)v->iov_base + left;
+            v->iov_len -= left;
         }
     }
     return 0;

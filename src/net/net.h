@@ -95,7 +95,7 @@ struct wire_options {
     bool server;     // of TLS, not of what is spoken inside: who was dialled
     // Protocols in the order we like them, ended by NULL. The server's choice counts; one
     // that ends in "+zstd" is framed and compressed (wire_zstd.c). None in common:
-    // ERR_REFUSED.
+    // ERR_REFUSED. NULL: none is spoken of, whatever the peer offers (STARTTLS).
     const char *const *alpn;
     const uint8_t *pin; // PIN_LEN bytes: this key and no other; NULL: any of our CA
     struct rate *rate;  // both directions together; borrowed by the thread; NULL: none

@@ -77,12 +77,12 @@ static int note_blocks(struct copy *c, const struct chunk *k, const uint8_t *buf
 {
     for (uint64_t at = 0, i = 0; at < k->len; at += MAP_BLOCK, i++) {
         size_t len = (size_t)min_u64(MAP_BLOCK, k->len - at);
-        uint8_t hash[HASH_LEN];
+        uint8_t hash[MAP_HASH_MAX];
         ret_zero[i] = is_zero(buffer + at, len);
         if (!c->o->map)
             continue;
         if (!ret_zero[i])
-            hash_block(buffer + at, len, hash);
+            map_hash(c->o->map, buffer + at, len, hash);
         if (map_set(c->o->map, (k->off + at) / MAP_BLOCK, ret_zero[i] ? NULL : hash, e) <
             0)
             return -1;

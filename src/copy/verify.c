@@ -47,13 +47,14 @@ static void miss(struct verify *v, uint64_t block)
         ;
 }
 
-static bool matches(const struct map_entry *entry, const uint8_t *data, size_t len)
+static bool matches(const struct verify *v, const struct map_entry *entry,
+                    const uint8_t *data, size_t len)
 {
     if (entry->round == 0)
         return is_zero(data, len);
-    uint8_t hash[HASH_LEN];
-    hash_block(data, len, hash);
-    return memcmp(hash, entry->hash, HASH_LEN) == 0;
+    uint8_t hash[MAP_HASH_MAX];
+    map_hash(v->map, data, len, hash);
+    return memcmp(hash, entry->hash, MAP_HASH_MAX) == 0;
 }
 
 static int verify_range(struct verify *v, struct disk *d, uint64_t block, size_t n,
@@ -66,7 +67,7 @@ static int verify_range(struct verify *v, struct disk *d, uint64_t block, size_t
         return -1;
     v->read += len;
     for (size_t i = 0; i < n; i++)
-        if (!matches(&entries[i], buffer + i * MAP_BLOCK,
+        if (!matches(v, &entries[i], buffer + i * MAP_BLOCK,
                      (size_t)min_u64(MAP_BLOCK, len - i * MAP_BLOCK)))
             miss(v, block + i);
     return 0;

@@ -4,9 +4,9 @@
 //
 //     0            header, in two sectors of 4096 bytes written in turn; the valid one
 //     4096         with the higher generation counts
-//     8192         entries: 24 bytes a block at a fixed place (entries.c); no entry, no
-//     room extents_at   the open round's extents {off 8, len 8 with the kind in its two
-//     top
+//     8192         entries: 24 or 40 bytes a block at a fixed place (entries.c); no
+//                  entry, no room
+//     extents_at   the open round's extents {off 8, len 8 with the kind in its two top
 //                  bits}; a new round's list goes where it leaves the last one's alone
 //
 //     header   0 magic 8          24 generation 8      64 hash of the source's name 16
@@ -44,14 +44,25 @@
 #define MAGIC "GWTMAP\r\n"
 #define MAGIC_LEN 8
 #define VERSION 1
-#define ALGORITHM_XXH3_128 1
+#define N_ALGORITHMS 2
 #define SOURCE_AT 128
 #define SOURCE_MAX ((size_t)1024) // of the name, for messages; the hash decides
 #define EXTENT_LEN 16
 #define EXTENTS_PER_IO ((size_t)4096)
 #define KIND_SHIFT 62
 
+// By enum map_hash.
+static const struct {
+    uint32_t id;
+    size_t len;
+    const char *name;
+} algorithms[N_ALGORITHMS] = {
+    [MAP_XXH3] = {1, HASH_LEN, "XXH3-128"},
+    [MAP_BLAKE2B] = {2, STRONG_LEN, "BLAKE2b-256"},
+};
+
 struct header {
+    enum map_hash hash;
     uint64_t generation, size, inode, birth, salt;
     uint8_t source_hash[HASH_LEN];
     char source[SOURCE_MAX];
@@ -77,9 +88,9 @@ static void header_encode(const struct header *h, uint8_t out[static HEADER_LEN]
     memset(out, 0, HEADER_LEN);
     memcpy(out, MAGIC, MAGIC_LEN);
     put_le32(out + 8, VERSION);
-    put_le32(out + 12, ALGORITHM_XXH3_128);
+    put_le32(out + 12, algorithms[h->hash].id);
     put_le32(out + 16, (uint32_t)MAP_BLOCK);
-    put_le32(out + 20, ENTRY_LEN);
+    put_le32(out + 20, (uint32_t)ENTRY_LEN(algorithms[h->hash].len));
     put_le64(out + 24, h->generation);
     put_le64(out + 32, h->size);
     put_le64(out + 40, h->inode);
@@ -102,10 +113,15 @@ static bool header_decode(const uint8_t in[static HEADER_LEN], struct header *re
     hash_block(in, HEADER_SUM_AT, sum);
     if (memcmp(in, MAGIC, MAGIC_LEN) != 0 ||
         memcmp(sum, in + HEADER_SUM_AT, HASH_LEN) != 0 || get_le32(in + 8) != VERSION ||
-        get_le32(in + 12) != ALGORITHM_XXH3_128 || get_le32(in + 16) != MAP_BLOCK ||
-        get_le32(in + 20) != ENTRY_LEN || in[SOURCE_AT + SOURCE_MAX - 1] != 0)
+        get_le32(in + 16) != MAP_BLOCK || in[SOURCE_AT + SOURCE_MAX - 1] != 0)
+        return false;
+    size_t hash = 0;
+    while (hash < N_ALGORITHMS && algorithms[hash].id != get_le32(in + 12))
+        hash++;
+    if (hash == N_ALGORITHMS || get_le32(in + 20) != ENTRY_LEN(algorithms[hash].len))
         return false;
     *ret = (struct header){
+        .hash = (enum map_hash)hash,
         .generation = get_le64(in + 24),
         .size = get_le64(in + 32),
         .inode = get_le64(in + 40),
@@ -130,9 +146,22 @@ static uint64_t blocks_of(uint64_t size)
     return size / MAP_BLOCK + (size % MAP_BLOCK != 0);
 }
 
-static uint64_t entries_end(uint64_t size)
+static uint64_t entries_end(const struct header *h)
 {
-    return ENTRIES_AT + round_up(blocks_of(size) * ENTRY_LEN, HEADER_LEN);
+    return ENTRIES_AT +
+           round_up(blocks_of(h->size) * ENTRY_LEN(algorithms[h->hash].len), HEADER_LEN);
+}
+
+static struct entries *entries_of(struct map *m, bool peek)
+{
+    const struct header *h = &m->header;
+    return entries_new(&(struct entries_options){.fd = m->fd,
+                                                 .path = m->path,
+                                                 .at = ENTRIES_AT,
+                                                 .n_blocks = blocks_of(h->size),
+                                                 .salt = h->salt,
+                                                 .hash_len = algorithms[h->hash].len,
+                                                 .peek = peek});
 }
 
 static int map_sync(struct map *m, struct err *e)
@@ -165,7 +194,7 @@ static int key_header(const struct map_key *key, struct header *ret, struct err 
     struct statx st;
     if (statx(AT_FDCWD, key->replica, 0, STATX_BASIC_STATS | STATX_BTIME, &st))
         return err_errno(e, errno, "cannot look at the replica %s", key->replica);
-    *ret = (struct header){.size = key->size, .inode = st.stx_ino};
+    *ret = (struct header){.size = key->size, .inode = st.stx_ino, .hash = key->hash};
     if (S_ISBLK(st.stx_mode)) {
         ret->inode = makedev(st.stx_rdev_major, st.stx_rdev_minor);
     } else if (st.stx_mask & STATX_BTIME) {
@@ -195,6 +224,9 @@ static int key_matches(const char *path, const struct map_key *key,
                        "the map %s belongs to a disk of %llu bytes, this one has %llu",
                        path, (unsigned long long)have->size,
                        (unsigned long long)want->size);
+    if (have->hash != want->hash)
+        return err_set(e, ERR_REFUSED, "the map %s has hashes of %s, wanted are %s", path,
+                       algorithms[have->hash].name, algorithms[want->hash].name);
     if (!same_replica(have, want))
         return err_set(e, ERR_REFUSED,
                        "the map %s belongs to another replica: %s was replaced", path,
@@ -249,7 +281,7 @@ static int extents_store(struct map *m, const struct extents *todo, struct heade
 {
     AUTO(free) void *bytes = xmalloc(EXTENTS_PER_IO * EXTENT_LEN);
     AUTO(hash_free) struct hash *hash = hash_new();
-    uint64_t start = entries_end(h->size), need = (uint64_t)todo->n * EXTENT_LEN;
+    uint64_t start = entries_end(h), need = (uint64_t)todo->n * EXTENT_LEN;
     uint64_t old_end = h->extents_at + h->n_extents * EXTENT_LEN;
     h->extents_at = need <= h->extents_at - start ? start : old_end;
     h->n_extents = todo->n;
@@ -278,13 +310,13 @@ static int map_file(const char *path, int flags, struct map **ret, struct err *e
     AUTO(map_close) struct map *m = xcalloc(1, sizeof(*m));
     pthread_mutex_init(&m->mutex, NULL);
     m->path = xstrdup(path);
-    m->fd = open(path, O_RDWR | O_CLOEXEC | flags, 0600);
+    m->fd = open(path, O_CLOEXEC | flags, 0600);
     if (m->fd < 0)
         return err_errno(e, errno, "cannot open the map %s", path);
     struct stat st;
     if (fstat(m->fd, &st) || !S_ISREG(st.st_mode))
         return err_set(e, ERR_REFUSED, "the map %s is no regular file", path);
-    if (flock(m->fd, LOCK_EX | LOCK_NB))
+    if (flags != O_RDONLY && flock(m->fd, LOCK_EX | LOCK_NB))
         return errno == EWOULDBLOCK
                    ? err_set(e, ERR_REFUSED,
                              "the map %s is in use by another godwit; wait for it", path)
@@ -308,22 +340,21 @@ int map_create(const char *path, const struct map_key *key, struct map **ret,
     AUTO(map_close) struct map *m = NULL;
     struct header h;
     uint64_t salt = 0;
-    if (key_header(key, &h, e) || map_file(path, O_CREAT, &m, e))
+    if (key_header(key, &h, e) || map_file(path, O_RDWR | O_CREAT, &m, e))
         return -1;
     if (getrandom(&salt, sizeof(salt), 0) != sizeof(salt))
         return err_errno(e, errno, "cannot get random bytes");
     // Emptied first and durably: a crash on the way leaves a map that says nothing.
-    if (ftruncate(m->fd, 0) || fsync(m->fd) ||
-        ftruncate(m->fd, (off_t)entries_end(h.size)))
+    if (ftruncate(m->fd, 0) || fsync(m->fd) || ftruncate(m->fd, (off_t)entries_end(&h)))
         return err_errno(e, errno, "cannot make the map %s", path);
     h.salt = salt;
-    h.extents_at = entries_end(h.size);
+    h.extents_at = entries_end(&h);
     AUTO(hash_free) struct hash *nothing = hash_new();
     hash_end(nothing, h.extents_hash);
     if (header_write(m, h, e) || header_write(m, h, e) || map_sync(m, e) ||
         dir_sync(path, e))
         return -1;
-    m->entries = entries_new(m->fd, m->path, ENTRIES_AT, blocks_of(h.size), h.salt);
+    m->entries = entries_of(m, false);
     *ret = steal(m);
     return 0;
 }
@@ -354,8 +385,8 @@ static int header_read(struct map *m, bool *ret_none, bool *ret_mend, struct err
     *ret_mend = !ok[0] || !ok[1] || h[0].state.round != h[1].state.round;
     m->header = ok[1] && (!ok[0] || h[1].generation > h[0].generation) ? h[1] : h[0];
     const struct header *now = &m->header;
-    if (now->size > INT64_MAX / 2 || size < entries_end(now->size) ||
-        now->extents_at < entries_end(now->size) || now->extents_at > size ||
+    if (now->size > INT64_MAX / 2 || size < entries_end(now) ||
+        now->extents_at < entries_end(now) || now->extents_at > size ||
         now->n_extents > (size - now->extents_at) / EXTENT_LEN)
         return err_set(e, ERR_REFUSED, "the map %s is cut off; copy again from the start",
                        m->path);
@@ -368,7 +399,7 @@ int map_is_of(const char *path, const char *replica, bool *ret, struct err *e)
     struct header want;
     bool none = false, mend;
     struct map_key key = {.replica = replica, .source = ""};
-    if (key_header(&key, &want, e) || map_file(path, 0, &m, e))
+    if (key_header(&key, &want, e) || map_file(path, O_RDWR, &m, e))
         return -1;
     struct err unreadable;
     *ret = header_read(m, &none, &mend, &unreadable) == 0 && !none &&
@@ -406,7 +437,7 @@ int map_open(const char *path, const struct map_key *key, struct map **ret, stru
     bool none = false, mend = false;
     if (access(path, F_OK) != 0 && errno == ENOENT)
         return map_create(path, key, ret, e);
-    if (key_header(key, &want, e) || map_file(path, 0, &m, e) ||
+    if (key_header(key, &want, e) || map_file(path, O_RDWR, &m, e) ||
         header_read(m, &none, &mend, e))
         return -1;
     if (none) {
@@ -417,8 +448,21 @@ int map_open(const char *path, const struct map_key *key, struct map **ret, stru
         (mend && header_write(m, m->header, e)))
         return -1;
     m->round = m->header.state.round;
-    m->entries =
-        entries_new(m->fd, m->path, ENTRIES_AT, blocks_of(want.size), m->header.salt);
+    m->entries = entries_of(m, false);
+    *ret = steal(m);
+    return 0;
+}
+
+int map_peek(const char *path, struct map **ret, struct err *e)
+{
+    AUTO(map_close) struct map *m = NULL;
+    bool none = false, mend = false;
+    if (map_file(path, O_RDONLY, &m, e) || header_read(m, &none, &mend, e))
+        return -1;
+    if (none)
+        return err_set(e, ERR_REFUSED, "the map %s says nothing yet", path);
+    m->round = UINT32_MAX / 2; // the owner opens new ones
+    m->entries = entries_of(m, true);
     *ret = steal(m);
     return 0;
 }
@@ -479,6 +523,21 @@ int map_todo(struct map *m, struct extents *ret, struct err *e)
     int result = extents_load(m, ret, e);
     pthread_mutex_unlock(&m->mutex);
     return result;
+}
+
+enum map_hash map_algorithm(const struct map *m)
+{
+    return m->header.hash; // never changes
+}
+
+void map_hash(const struct map *m, const void *data, size_t len,
+              uint8_t ret_hash[static MAP_HASH_MAX])
+{
+    memset(ret_hash, 0, MAP_HASH_MAX);
+    if (m->header.hash == MAP_BLAKE2B)
+        strong_hash(data, len, ret_hash);
+    else
+        hash_block(data, len, ret_hash);
 }
 
 int map_set(struct map *m, uint64_t block, const uint8_t *hash, struct err *e)

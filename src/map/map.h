@@ -13,16 +13,22 @@
 
 // On disk: a header (magic, version, algorithm, block size, replica size, source
 // identity, replica's inode and size, round, watermark, checksum) in two alternating
-// sectors, then the rounds' extents, then one entry {hash 16, round 4} a block at a fixed
+// sectors, then the rounds' extents, then one entry {hash, round} a block at a fixed
 // place, in a sparse file: a block of zeros has no entry and takes no room. The layout is
 // drawn at the top of map.c.
 struct map;
+
+// XXH3-128 proves a copy; BLAKE2b-256 is for where an equal hash means that a block is
+// not sent.
+enum map_hash { MAP_XXH3, MAP_BLAKE2B };
+#define MAP_HASH_MAX 32 // bytes; HASH_LEN or STRONG_LEN of them are used
 
 struct map_key {
     const char *replica; // path of the replica; its inode is kept
     uint64_t size;       // of the disk, bytes
     const char *source;  // free text that names source and state (path, size, mtime,
                          // snapshot): another one means that nothing may be resumed
+    enum map_hash hash;  // another one than the map has: as another source
 };
 struct map_state {
     uint32_t round; // 0: nothing yet; rounds count from 1
@@ -43,6 +49,9 @@ int map_is_of(const char *path, const char *replica, bool *ret, struct err *e);
 // May the file at PATH be replaced by a map? Only a map, of whatever replica and state,
 // one that was just begun, or nothing at all; everything else is somebody's: ERR_REFUSED.
 int map_may_replace(const char *path, struct err *e);
+// Another job's map, to be read while its owner may be writing: without its lock, without
+// what it belongs to. What its entries say is a hint, map_state and map_todo say nothing.
+int map_peek(const char *path, struct map **ret, struct err *e);
 void map_close(struct map *m);
 DEFINE_AUTO(map_close, struct map *)
 struct map_state map_state(const struct map *m);
@@ -53,6 +62,10 @@ uint64_t map_size(const struct map *m); // of the disk, as in its key
 int map_begin(struct map *m, const struct extents *todo, struct err *e);
 // The extents of the open round, as given to map_begin.
 int map_todo(struct map *m, struct extents *ret, struct err *e);
+// The hash of a block as this map keeps it.
+void map_hash(const struct map *m, const void *data, size_t len,
+              uint8_t ret_hash[static MAP_HASH_MAX]);
+enum map_hash map_algorithm(const struct map *m);
 // Remembers a block of the open round (thread safe, memory bounded; not durable before
 // map_checkpoint). hash NULL: the block is zeros.
 int map_set(struct map *m, uint64_t block, const uint8_t *hash, struct err *e);
@@ -63,7 +76,7 @@ int map_checkpoint(struct map *m, uint64_t watermark, struct err *e);
 int map_complete(struct map *m, struct err *e);
 // Entries of `n` blocks from `block` on.
 struct map_entry {
-    uint8_t hash[HASH_LEN];
+    uint8_t hash[MAP_HASH_MAX];
     uint32_t round; // 0: no entry, the block is zeros or was never in use
 };
 int map_get(struct map *m, uint64_t block, size_t n, struct map_entry *ret,

@@ -51,12 +51,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     (void)snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
     struct map_key key = {
         .replica = "/proc/self/exe", .size = get_le64(size_bytes), .source = "fuzz"};
+    if (size > 12 && data[12] == 2)
+        key.hash = MAP_BLAKE2B;
     struct err e = {0};
     AUTO(map_close) struct map *m = NULL;
     if (key.size > SIZE_MAX_TRIED || map_open(path, &key, &m, &e))
         return 0;
     AUTO(extents_done) struct extents todo = {0};
-    uint8_t hash[HASH_LEN] = {1};
+    uint8_t hash[MAP_HASH_MAX] = {1};
     if (map_todo(m, &todo, &e) == 0)
         for (size_t i = 0; i < todo.n; i++)
             assert(todo.v[i].off < key.size && todo.v[i].len <= key.size - todo.v[i].off);

@@ -14,10 +14,12 @@
 #include "tap.h"
 
 static char *dir, *map_path, *replica_path;
+static enum map_hash algorithm; // every test runs with each
 
 static struct map_key key_of(uint64_t size)
 {
-    return (struct map_key){.replica = replica_path, .size = size, .source = "a source"};
+    return (struct map_key){
+        .replica = replica_path, .size = size, .source = "a source", .hash = algorithm};
 }
 
 static void fresh(uint64_t size)
@@ -42,20 +44,24 @@ static struct map *must_open(uint64_t size)
     return m;
 }
 
-static void hash_of(uint64_t value, uint8_t hash[static HASH_LEN])
+static void hash_of(uint64_t value, uint8_t hash[static MAP_HASH_MAX])
 {
-    hash_block(&value, sizeof(value), hash);
+    memset(hash, 0, MAP_HASH_MAX);
+    if (algorithm == MAP_BLAKE2B)
+        strong_hash(&value, sizeof(value), hash);
+    else
+        hash_block(&value, sizeof(value), hash);
 }
 
 static bool entry_is(struct map *m, uint64_t block, uint64_t value, uint32_t round)
 {
     struct map_entry got;
     struct err e = {0};
-    uint8_t want[HASH_LEN] = {0};
+    uint8_t want[MAP_HASH_MAX] = {0};
     if (round)
         hash_of(value, want);
     return map_get(m, block, 1, &got, &e) == 0 && got.round == round &&
-           memcmp(got.hash, want, HASH_LEN) == 0;
+           memcmp(got.hash, want, MAP_HASH_MAX) == 0;
 }
 
 static bool same_extents(const struct extents *a, const struct extents *b)
@@ -79,7 +85,7 @@ static void test_rounds(void)
     extents_append(&todo, 50 * MIB, 512, EXTENT_HOLE);
     extents_append(&todo, 99 * MIB, MIB + 1, EXTENT_DATA);
     ok(map_begin(m, &todo, &e) == 0 && map_state(m).round == 1, "a round begins");
-    uint8_t hash[HASH_LEN];
+    uint8_t hash[MAP_HASH_MAX];
     hash_of(5, hash);
     map_set(m, 5, hash, &e);
     hash_of(1600, hash);
@@ -179,7 +185,7 @@ static void test_bit_flips(void)
     extents_append(&todo, 0, size, EXTENT_DATA);
     map_begin(m, &todo, &e);
     for (uint64_t b = 0; b < 32; b += 2) {
-        uint8_t hash[HASH_LEN];
+        uint8_t hash[MAP_HASH_MAX];
         hash_of(b, hash);
         map_set(m, b, hash, &e);
     }
@@ -203,13 +209,13 @@ static void test_bit_flips(void)
         wrong += map_state(m).round != 1;
         for (uint64_t b = 0; b < 32; b++) {
             struct map_entry got;
-            uint8_t want[HASH_LEN] = {0};
+            uint8_t want[MAP_HASH_MAX] = {0};
             if (b % 2 == 0)
                 hash_of(b, want);
             if (map_get(m, b, 1, &got, &e))
                 n_lost++;
             else
-                wrong += memcmp(want, got.hash, HASH_LEN) != 0;
+                wrong += memcmp(want, got.hash, MAP_HASH_MAX) != 0;
         }
         map_close(steal(m));
     }
@@ -221,7 +227,7 @@ static void test_bit_flips(void)
 static void test_digest(void)
 {
     struct err e = {0};
-    uint8_t a[HASH_LEN], b[HASH_LEN], c[HASH_LEN], hash[HASH_LEN];
+    uint8_t a[HASH_LEN], b[HASH_LEN], c[HASH_LEN], hash[MAP_HASH_MAX];
     fresh(GIB);
     AUTO(map_close) struct map *m = must_open(GIB);
     AUTO(extents_done) struct extents todo = {0};
@@ -265,7 +271,7 @@ static void test_huge(void)
         uint64_t before = peak_kib(), start = clock_ms();
         struct map *m = must_open(16 * TIB - 4096);
         struct extents todo = {0};
-        uint8_t hash[HASH_LEN];
+        uint8_t hash[MAP_HASH_MAX];
         unsigned seed = 7;
         if (!m || map_begin(m, &todo, &e))
             _exit(1);
@@ -300,7 +306,7 @@ static void test_next(void)
     struct err e = {0};
     struct extents todo = {0};
     uint64_t far = 100 * 1000 * 1000, n = 15 * TIB / MAP_BLOCK, block = 0;
-    uint8_t hash[HASH_LEN];
+    uint8_t hash[MAP_HASH_MAX];
     fresh(15 * TIB);
     AUTO(map_close) struct map *m = must_open(15 * TIB);
     hash_of(far, hash);
@@ -325,7 +331,7 @@ static void *set_blocks(void *arg)
     struct setter *s = arg;
     struct err e = {0};
     for (uint64_t b = s->first; b < 40000; b += 4) {
-        uint8_t hash[HASH_LEN];
+        uint8_t hash[MAP_HASH_MAX];
         hash_of(b, hash);
         s->failed = s->failed || map_set(s->m, b, hash, &e) ||
                     (b % 4000 == 0 && map_checkpoint(s->m, b, &e));
@@ -396,7 +402,7 @@ static void crash_child(void)
         }
         for (uint64_t b = s.watermark / MAP_BLOCK; b < CRASH_BLOCKS; b++) {
             uint64_t v = value(b, s.round);
-            uint8_t hash[HASH_LEN];
+            uint8_t hash[MAP_HASH_MAX];
             if (!in_round(b, s.round))
                 continue;
             hash_of(v, hash);
@@ -421,7 +427,7 @@ static bool crash_state_true(struct map *m, int fd, uint32_t *last_round)
         uint64_t v = 0;
         struct err e = {0};
         struct map_entry got;
-        uint8_t hash[HASH_LEN] = {0};
+        uint8_t hash[MAP_HASH_MAX] = {0};
         good = map_get(m, b, 1, &got, &e) == 0 && fd_pread(fd, &v, sizeof(v), b * 8) == 0;
         bool durable = s.round_complete || b * MAP_BLOCK < s.watermark;
         if (v)
@@ -429,7 +435,7 @@ static bool crash_state_true(struct map *m, int fd, uint32_t *last_round)
         if (durable && in_round(b, s.round))
             good = good && v == value(b, s.round);
         if (durable || !in_round(b, s.round))
-            good = good && memcmp(hash, got.hash, HASH_LEN) == 0;
+            good = good && memcmp(hash, got.hash, MAP_HASH_MAX) == 0;
     }
     if (!good)
         printf("# round %u complete %d watermark %llu\n", s.round, s.round_complete,
@@ -461,6 +467,50 @@ static void test_kill(void)
     ok(last_round > 1, "and the work went on (round %u)", last_round);
 }
 
+// What another process sees of a map that is being written.
+static void test_peek(void)
+{
+    struct err e = {0};
+    struct extents todo = {0};
+    fresh(64 * MIB);
+    AUTO(map_close) struct map *m = must_open(64 * MIB);
+    AUTO(map_close) struct map *p = NULL;
+    uint8_t hash[MAP_HASH_MAX];
+    ok(map_peek("/nonexistent", &p, &e) != 0, "a map that is not there cannot be peeked");
+    map_begin(m, &todo, &e);
+    ok(map_peek(map_path, &p, &e) == 0 && map_algorithm(p) == algorithm &&
+           entry_is(p, 5, 0, 0),
+       "a map in use can be peeked, and tells its algorithm");
+    hash_of(5, hash);
+    ok(map_set(m, 5, hash, &e) == 0 && map_checkpoint(m, MIB, &e) == 0 &&
+           entry_is(p, 5, 5, 1),
+       "what its owner adds is seen");
+    ok(map_complete(m, &e) == 0 && map_begin(m, &todo, &e) == 0 &&
+           map_set(m, 6, hash, &e) == 0 && map_complete(m, &e) == 0 &&
+           entry_is(p, 6, 5, 2),
+       "... and what later rounds add");
+}
+
+static void test_hashes(void)
+{
+    struct err e = {0};
+    uint8_t got[MAP_HASH_MAX], want[MAP_HASH_MAX] = {0};
+    algorithm = MAP_XXH3;
+    fresh(MIB);
+    AUTO(map_close) struct map *m = must_open(MIB);
+    hash_block("abc", 3, want);
+    map_hash(m, "abc", 3, got);
+    ok(memcmp(got, want, MAP_HASH_MAX) == 0, "map_hash is XXH3 where the map says so");
+    map_close(steal(m));
+    struct map_key key = key_of(MIB);
+    key.hash = MAP_BLAKE2B;
+    refused(&key, "BLAKE2b", "a map with other hashes than wanted is refused");
+    ok(map_create(map_path, &key, &m, &e) == 0, "a map of BLAKE2b is made");
+    strong_hash("abc", 3, want);
+    map_hash(m, "abc", 3, got);
+    ok(memcmp(got, want, MAP_HASH_MAX) == 0, "map_hash is BLAKE2b there");
+}
+
 int main(void)
 {
     struct err e = {0};
@@ -470,15 +520,20 @@ int main(void)
     }
     map_path = path_join(dir, "map");
     replica_path = path_join(dir, "replica");
-    test_rounds();
-    test_next();
-    test_many_extents();
-    test_refusals();
-    test_bit_flips();
-    test_digest();
-    test_threads();
-    test_huge();
-    test_kill();
+    test_hashes();
+    for (algorithm = MAP_XXH3; algorithm <= MAP_BLAKE2B; algorithm++) {
+        printf("# hashes of %s\n", algorithm == MAP_XXH3 ? "XXH3-128" : "BLAKE2b-256");
+        test_rounds();
+        test_next();
+        test_many_extents();
+        test_refusals();
+        test_bit_flips();
+        test_digest();
+        test_threads();
+        test_huge();
+        test_kill();
+        test_peek();
+    }
     dir_remove(dir, &e);
     free(dir);
     free(map_path);

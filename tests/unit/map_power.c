@@ -78,7 +78,7 @@ static int run_round(struct map *m, uint32_t round, struct err *e)
     now.begun = round;
     for (uint64_t b = 0; b < BLOCKS; b++) {
         uint64_t v = value(b, round);
-        uint8_t hash[HASH_LEN];
+        uint8_t hash[MAP_HASH_MAX];
         hash_block(&v, sizeof(v), hash);
         if (in_round(b, round) && map_set(m, b, v ? hash : NULL, e))
             return -1;
@@ -134,7 +134,7 @@ static bool is_true(struct map *m, const struct event *at)
             continue;
         struct map_entry got;
         struct err e = {0};
-        uint8_t hash[HASH_LEN] = {0};
+        uint8_t hash[MAP_HASH_MAX] = {0};
         uint64_t v = value_at(b, s.round);
         if (v)
             hash_block(&v, sizeof(v), hash);

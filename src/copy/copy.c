@@ -17,6 +17,7 @@
 #include "copy/copy.h"
 
 #include "copy/feed.h"
+#include "copy/live.h"
 #include "copy/pool.h"
 #include "copy/tune.h"
 
@@ -26,12 +27,15 @@
 #define CHECKPOINT_BYTES (24 * MIB)
 #define CHECKPOINT_MS 5000
 #define BUFFERS (32 * MIB)
-#define MAX_REQUEST (4 * MIB)
+#define MAX_REQUEST (COPY_MAX_BLOCKS * MAP_BLOCK)
 #define TICK_MS 50
 #define PROGRESS_MS 200
 
 struct copy {
     const struct copy_options *o;
+    const struct extents *only; // o->only, or what live_begin made of it
+    struct live live;           // of o->live
+    bool zero_known;            // what was not written reads as zeros
     struct feed feed;
     struct pool *pool;
     struct tune tune;
@@ -40,65 +44,95 @@ struct copy {
     uint64_t checkpoint_bytes; // pool_state.in_order at the last checkpoint
     uint64_t resumed;          // watermark this run began at
     // Counted by the workers.
-    _Atomic uint64_t read, written, zeros;
+    _Atomic uint64_t read, written, zeros, equal, found;
     // For the rate and the time left that are shown.
     uint64_t rate_ms, rate_read, rate_done; // when and where the last second began
     double rate, pace; // of read and of done, bytes a second, smoothed over some seconds
     bool paced;        // for a second at least
-    size_t i_scope;    // extents of o->only that lie wholly below the watermark…
+    size_t i_scope;    // extents of `only` that lie wholly below the watermark…
     uint64_t scope;    // …and their bytes
 };
 
 // --- a worker's part
 // --------------------------------------------------------------------------------------------
 
-static int read_chunk(struct copy *c, const struct chunk *k, uint8_t *buffer,
-                      struct err *e)
+// The data of [from, to), zeros between its parts.
+static int read_range(struct copy *c, const struct chunk *k, uint64_t from, uint64_t to,
+                      uint8_t *buffer, struct err *e)
 {
-    uint64_t reached = k->off;
+    uint64_t reached = from;
     for (size_t i = 0; i < k->parts.n; i++) {
         const struct extent *x = &k->parts.v[i];
-        memset(buffer + (reached - k->off), 0, x->off - reached);
-        rate_wait(c->o->rate, x->len);
-        if (cancel_check(e) < 0)
+        uint64_t off = max_u64(x->off, from), end = min_u64(x->off + x->len, to);
+        if (off >= end)
+            continue;
+        memset(buffer + (reached - k->off), 0, off - reached);
+        rate_wait(c->o->rate, end - off);
+        if (cancel_check(e) < 0 ||
+            disk_read(c->o->source, buffer + (off - k->off), end - off, off, e) < 0)
             return -1;
-        if (disk_read(c->o->source, buffer + (x->off - k->off), x->len, x->off, e) < 0)
-            return -1;
-        c->read += x->len;
-        reached = x->off + x->len;
+        c->read += end - off;
+        reached = end;
     }
-    memset(buffer + (reached - k->off), 0, k->off + k->len - reached);
+    memset(buffer + (reached - k->off), 0, to - reached);
     return 0;
 }
 
-// Remembers block by block; *ret_zero[i] says which are zeros.
-static int note_blocks(struct copy *c, const struct chunk *k, const uint8_t *buffer,
-                       bool *ret_zero, struct err *e)
+// Where the next run of blocks of one state begins; both are offsets from the chunk's.
+static uint64_t run_end(const struct chunk *k, const enum block_state *state, uint64_t at)
 {
+    uint64_t end = at + MAP_BLOCK;
+    while (end < k->len && state[end / MAP_BLOCK] == state[at / MAP_BLOCK])
+        end += MAP_BLOCK;
+    return min_u64(end, k->len);
+}
+
+static int read_chunk(struct copy *c, const struct chunk *k, uint8_t *buffer,
+                      const enum block_state *state, struct err *e)
+{
+    for (uint64_t at = 0, end; at < k->len; at = end) {
+        end = run_end(k, state, at);
+        if (state[at / MAP_BLOCK] == BLOCK_READ &&
+            read_range(c, k, k->off + at, k->off + end, buffer, e) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+// Remembers block by block; afterwards each is BLOCK_SAME, ZERO or DATA.
+static int note_blocks(struct copy *c, const struct chunk *k, const uint8_t *buffer,
+                       enum block_state *state, struct err *e)
+{
+    struct map *map = c->o->map;
     for (uint64_t at = 0, i = 0; at < k->len; at += MAP_BLOCK, i++) {
         size_t len = (size_t)min_u64(MAP_BLOCK, k->len - at);
         uint8_t hash[MAP_HASH_MAX];
-        ret_zero[i] = is_zero(buffer + at, len);
-        if (!c->o->map)
+        c->equal += state[i] == BLOCK_SAME ? len : 0;
+        c->found += state[i] == BLOCK_FOUND ? len : 0;
+        if (state[i] == BLOCK_SAME)
             continue;
-        if (!ret_zero[i])
-            map_hash(c->o->map, buffer + at, len, hash);
-        if (map_set(c->o->map, (k->off + at) / MAP_BLOCK, ret_zero[i] ? NULL : hash, e) <
-            0)
+        if (state[i] != BLOCK_ZERO)
+            state[i] = is_zero(buffer + at, len) ? BLOCK_ZERO : BLOCK_DATA;
+        if (map && state[i] == BLOCK_DATA)
+            map_hash(map, buffer + at, len, hash);
+        if (map && map_set(map, (k->off + at) / MAP_BLOCK,
+                           state[i] == BLOCK_ZERO ? NULL : hash, e) < 0)
             return -1;
     }
     return 0;
 }
 
 static int write_run(struct copy *c, const struct chunk *k, const uint8_t *buffer,
-                     uint64_t at, uint64_t len, bool zero, struct err *e)
+                     uint64_t at, uint64_t len, enum block_state state, struct err *e)
 {
-    if (!zero) {
+    if (state == BLOCK_SAME)
+        return 0;
+    if (state == BLOCK_DATA) {
         c->written += len;
         return disk_write(c->o->target, buffer + at, len, k->off + at, e);
     }
     c->zeros += len;
-    return c->o->target_is_zero ? 0 : disk_zero(c->o->target, k->off + at, len, true, e);
+    return c->zero_known ? 0 : disk_zero(c->o->target, k->off + at, len, true, e);
 }
 
 static int copy_chunk(void *context, const struct chunk *k, uint8_t *buffer,
@@ -107,17 +141,15 @@ static int copy_chunk(void *context, const struct chunk *k, uint8_t *buffer,
     struct copy *c = context;
     if (k->parts.n == 0)
         return disk_zero(c->o->target, k->off, k->len, true, e);
-    bool zero[MAX_REQUEST / MAP_BLOCK];
-    if (read_chunk(c, k, buffer, e) < 0 || note_blocks(c, k, buffer, zero, e) < 0)
+    enum block_state state[COPY_MAX_BLOCKS] = {0};
+    if (c->o->scan && live_sift(&c->live, c->o, k, buffer, state, e) < 0)
         return -1;
-    uint64_t from = 0;
-    for (uint64_t at = MAP_BLOCK; from < k->len; at += MAP_BLOCK) {
-        if (at < k->len && zero[at / MAP_BLOCK] == zero[from / MAP_BLOCK])
-            continue;
-        uint64_t to = min_u64(at, k->len);
-        if (write_run(c, k, buffer, from, to - from, zero[from / MAP_BLOCK], e) < 0)
+    if (read_chunk(c, k, buffer, state, e) < 0 || note_blocks(c, k, buffer, state, e) < 0)
+        return -1;
+    for (uint64_t at = 0, end; at < k->len; at = end) {
+        end = run_end(k, state, at);
+        if (write_run(c, k, buffer, at, end - at, state[at / MAP_BLOCK], e) < 0)
             return -1;
-        from = to;
     }
     return 0;
 }
@@ -129,7 +161,7 @@ static int copy_chunk(void *context, const struct chunk *k, uint8_t *buffer,
 // used part take no time and would make the time left a lie.
 static uint64_t scope_done(struct copy *c, uint64_t watermark)
 {
-    const struct extents *only = c->o->only;
+    const struct extents *only = c->only;
     if (!only)
         return watermark;
     for (; c->i_scope < only->n; c->i_scope++) {
@@ -166,7 +198,7 @@ static void report(struct copy *c, bool last)
     if (!o->progress || (!last && now - c->progress_ms < PROGRESS_MS))
         return;
     c->progress_ms = now;
-    uint64_t total = o->only ? extents_bytes(o->only, EXTENT_DATA) : c->o->source->size;
+    uint64_t total = c->only ? extents_bytes(c->only, EXTENT_DATA) : o->source->size;
     uint64_t watermark = max_u64(pool_state(c->pool).watermark, c->resumed);
     uint64_t done = last ? total : min_u64(scope_done(c, watermark), total);
     measure_pace(c, done, now);
@@ -176,6 +208,8 @@ static void report(struct copy *c, bool last)
         .read = c->read,
         .written = c->written,
         .zeros = c->zeros,
+        .equal = c->equal,
+        .found = c->found,
         .resumed = c->resumed,
         .bytes_per_second = (uint64_t)c->rate,
         .left_ms = c->pace > 0 ? (uint64_t)((double)(total - done) * 1000 / c->pace)
@@ -229,7 +263,9 @@ static int feed_some(struct copy *c, struct err *e)
 static int run(struct copy *c, struct err *e)
 {
     for (;;) {
-        if (cancel_check(e) < 0 || feed_some(c, e) < 0)
+        if (cancel_check(e) < 0 ||
+            (c->o->poll && c->o->poll(c->o->progress_context, e) < 0) ||
+            feed_some(c, e) < 0)
             return -1;
         struct pool_state s = pool_state(c->pool);
         if (s.failed)
@@ -252,6 +288,16 @@ static int run(struct copy *c, struct err *e)
 static int begin(struct copy *c, struct err *e)
 {
     const struct copy_options *o = c->o;
+    c->only = o->only;
+    c->zero_known = o->target_is_zero;
+    if (o->live) {
+        if (live_begin(&c->live, o, e) < 0)
+            return -1;
+        c->resumed = c->live.from;
+        c->only = &c->live.todo;
+        c->zero_known = o->target_is_zero && !c->live.delta && !c->live.again;
+        return 0;
+    }
     if (!o->map)
         return 0;
     struct map_state s = map_state(o->map);
@@ -271,7 +317,7 @@ static int zero_tail(struct copy *c, struct err *e)
 {
     const struct copy_options *o = c->o;
     uint64_t size = o->source->size;
-    if (o->target_is_zero || o->target->size == size)
+    if (o->target_is_zero || c->live.delta || o->target->size == size)
         return 0;
     return disk_zero(o->target, size, o->target->size - size, true, e);
 }
@@ -292,6 +338,8 @@ static void result(struct copy *c, struct copy_result *ret)
         .read = c->read,
         .written = c->written,
         .zeros = c->zeros,
+        .equal = c->equal,
+        .found = c->found,
         .resumed = c->resumed,
         .workers = c->tune.workers,
         .request_size = c->tune.request,
@@ -332,11 +380,14 @@ int copy_run(const struct copy_options *options, struct copy_result *ret, struct
                        "%s has %" PRIu64 " bytes, too small for the %" PRIu64 " of %s",
                        options->target->name, options->target->size,
                        options->source->size, options->source->name);
-    if (begin(&c, e) < 0 || start_pool(&c, e) < 0)
+    if (begin(&c, e) < 0 || start_pool(&c, e) < 0) {
+        live_done(&c.live);
         return -1;
+    }
     c.rate_done = scope_done(&c, c.resumed); // an earlier run's work is not our pace
-    feed_init(&c.feed, options->source, options->only, !options->target_is_zero,
+    feed_init(&c.feed, options->source, c.only, !options->target_is_zero && !c.live.delta,
               c.resumed);
+    c.feed.blind = c.live.delta || c.live.again;
     int failed = run(&c, e);
     struct err ignored;
     if (failed && e->code == ERR_CANCELLED)
@@ -346,6 +397,7 @@ int copy_run(const struct copy_options *options, struct copy_result *ret, struct
     report(&c, true);
     pool_free(c.pool);
     feed_done(&c.feed);
+    live_done(&c.live);
     if (failed)
         return -1;
     result(&c, ret);

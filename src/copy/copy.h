@@ -6,18 +6,25 @@
 #include "disk/disk.h"
 #include "map/map.h"
 
+// Blocks in one request at most.
+#define COPY_MAX_BLOCKS 64
+
 enum verify_mode { VERIFY_NONE, VERIFY_SAMPLE, VERIFY_FULL };
 
 struct copy_progress {    // a snapshot, taken now and then
     uint64_t done, total; // bytes of the disk, or of its used part, gone through
     uint64_t read, written,
         zeros; // bytes read from the source, written to the target, found to be zeros
+    uint64_t equal, found;     // bytes not read: the target had them, another replica had
     uint64_t resumed;          // bytes that an earlier run had finished
     uint64_t bytes_per_second; // read, over the last seconds
     uint64_t left_ms;          // as far as it went lately, UINT64_MAX: not known yet
     unsigned workers;          // in use now
     uint64_t request_size;
     bool verifying;
+};
+struct copy_other { // another replica at the same target, and its map: paths
+    const char *replica, *map;
 };
 struct copy_options {
     struct disk *source, *target; // borrowed; the target is at least as large
@@ -26,13 +33,29 @@ struct copy_options {
                                 // the target is zeroed
     bool target_is_zero; // a sparse file that this copy itself made; otherwise holes are
                          // zeroed explicitly
-    struct rate *rate;   // may be NULL
+    // The source is in use. Then `only` names whole blocks, read as they are; a round
+    // after the first touches nothing else. An open round: with `only` NULL it is gone on
+    // with, else what is left of it is merged into the round that begins.
+    bool live;
+    // The source's hashes (hashed_new); the map has BLAKE2b-256. Asked before a block is
+    // read: what the target has is left alone. NULL: everything is read.
+    struct disk *scan;
+    const struct copy_other *others; // with scan: what they have is taken from there
+    size_t n_others;
+    struct rate *rate; // may be NULL
     enum verify_mode verify;
     uint64_t buffer_limit; // bytes of buffers in all, 0: 32 MiB
     void (*progress)(
         void *context,
         const struct copy_progress *p); // about five times a second, from one thread
     void *progress_context;
+    // Asked all the time, from the caller's thread: -1 ends the copy, after a checkpoint
+    // when it is ERR_CANCELLED. May be NULL; gets progress_context.
+    int (*poll)(void *context, struct err *e);
+    // Of copy_verify alone: these blocks (NULL: all of them), until clock_ms() is this
+    // (0: to the end).
+    const struct extents *verify_only;
+    uint64_t verify_until_ms;
 };
 struct copy_result {
     struct copy_progress final;
@@ -44,9 +67,18 @@ struct copy_result {
 // Resumes by the map's watermark. Cancelled: ERR_CANCELLED after a checkpoint. At most 64
 // MiB or 5 s of work is ever not behind a checkpoint.
 int copy_run(const struct copy_options *options, struct copy_result *ret, struct err *e);
-// Reads the replica (and the source, when not NULL) and compares with the map. SAMPLE:
+// Reads the replica (and the source, when not NULL; its hashes, when options->scan) and
+// compares with the map. SAMPLE:
 // 1/64 of the blocks, seeded, and all metadata-sized extents at both ends; FULL: every
 // block that has an entry, and that blocks without one read as zeros.
 int copy_verify(struct disk *source, struct disk *replica, struct map *map,
                 enum verify_mode mode, const struct copy_options *options,
                 struct copy_result *ret, struct err *e);
+// Compares `n` random blocks, of those that have an entry and do not lie in `skip`, with
+// the source's hashes. What differs goes to *ret: a source that is in use has changed
+// there, and the next harvests have to say so. One that they do not know of: the tracker
+// is wrong.
+int copy_audit(struct disk *hashes, struct map *map, const struct extents *skip, size_t n,
+               struct extents *ret, struct err *e);
+// The blocks that have an entry.
+int copy_known(struct map *map, struct extents *ret, struct err *e);

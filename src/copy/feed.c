@@ -37,6 +37,11 @@ static int next_data(struct feed *f, struct extent *ret, struct err *e)
                 return 0;
             }
         }
+        if (f->blind && f->page_to < f->end) {
+            *ret = (struct extent){f->page_to, f->end - f->page_to, EXTENT_DATA};
+            f->page_to = f->end;
+            return 0;
+        }
         if (f->page_to >= f->end) {
             *ret = (struct extent){0};
             return 0;

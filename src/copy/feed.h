@@ -16,6 +16,7 @@ struct feed {
     struct disk *source;
     const struct extents *only; // NULL: everything
     bool holes;                 // report holes too, as chunks without parts
+    bool blind;                 // the source is not asked: all of it counts as data
     uint64_t cursor;            // multiple of MAP_BLOCK; everything below was handed out
     uint64_t end;               // size of the source
     size_t i_only;

@@ -21,6 +21,7 @@
 
 struct verify {
     struct disk *source, *replica;
+    struct disk *scan; // the source's hashes, NULL: not asked
     struct map *map;
     uint64_t size; // of what was copied: a device may be larger
     enum verify_mode mode;
@@ -73,6 +74,19 @@ static int verify_range(struct verify *v, struct disk *d, uint64_t block, size_t
     return 0;
 }
 
+static int verify_hashes(struct verify *v, uint64_t block, size_t n,
+                         const struct map_entry *entries, struct err *e)
+{
+    uint8_t hashes[BLOCKS * STRONG_LEN];
+    if (disk_read(v->scan, hashes, n * STRONG_LEN, block * STRONG_LEN, e) < 0)
+        return -1;
+    // No entry and all zeros say the same.
+    for (size_t i = 0; i < n; i++)
+        if (memcmp(hashes + i * STRONG_LEN, entries[i].hash, STRONG_LEN) != 0)
+            miss(v, block + i);
+    return 0;
+}
+
 static int verify_data(struct verify *v, const struct chunk *k, uint8_t *buffer,
                        struct err *e)
 {
@@ -91,6 +105,8 @@ static int verify_data(struct verify *v, const struct chunk *k, uint8_t *buffer,
             return -1;
         if (v->source &&
             verify_range(v, v->source, first + i, run, entries + i, buffer, e) < 0)
+            return -1;
+        if (v->scan && verify_hashes(v, first + i, run, entries + i, e) < 0)
             return -1;
         v->verified += run * MAP_BLOCK;
     }
@@ -154,6 +170,7 @@ static int run(struct verify *v, struct feed *f, struct pool *pool,
         struct pool_state s = pool_state(pool);
         if (s.failed)
             return pool_error(pool, e);
+        end = end || (o && o->verify_until_ms && clock_ms() >= o->verify_until_ms);
         while (!end && s.n_waiting < 64) {
             struct chunk k;
             if (cancel_check(e) < 0 || feed_next(f, REQUEST, &k, &end, e) < 0)
@@ -179,6 +196,11 @@ int copy_verify(struct disk *source, struct disk *replica, struct map *map,
     if (!map)
         return err_set(e, ERR_USAGE, "verifying %s needs a map of it", replica->name);
     uint64_t size = map_size(map);
+    uint64_t blocks = size / MAP_BLOCK + (size % MAP_BLOCK > 0);
+    if (options && options->scan &&
+        (map_algorithm(map) != MAP_BLAKE2B || options->scan->size != blocks * STRONG_LEN))
+        return err_set(e, ERR_FAILED, "verifying %s: the hashes of %s are not its map's",
+                       replica->name, options->scan->name);
     if (replica->size < size || (source && source->size != size))
         return err_set(e, ERR_FAILED,
                        "verifying %s: its map is of a disk of %" PRIu64 " bytes",
@@ -186,6 +208,7 @@ int copy_verify(struct disk *source, struct disk *replica, struct map *map,
     struct verify v = {
         .source = source,
         .replica = replica,
+        .scan = options ? options->scan : NULL,
         .map = map,
         .size = size,
         .mode = mode,
@@ -201,7 +224,9 @@ int copy_verify(struct disk *source, struct disk *replica, struct map *map,
     struct feed f;
     if (pool_new(&pool_options, &pool, e) < 0)
         return -1;
-    feed_init(&f, replica, NULL, true, 0);
+    const struct extents *only = options ? options->verify_only : NULL;
+    feed_init(&f, replica, only, !only, 0);
+    f.blind = only != NULL; // holes of the replica are looked at too
     f.end = size;
     int failed = run(&v, &f, pool, options, e);
     feed_done(&f);

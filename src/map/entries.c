@@ -109,7 +109,8 @@ static int page_write(struct entries *s, struct page *p, struct err *e)
 
 static int page_get(struct entries *s, uint64_t no, struct page **ret, struct err *e)
 {
-    struct page *p = &s->pages[no % N_PAGES];
+    // One slot is enough where nothing is kept.
+    struct page *p = &s->pages[s->peek ? 0 : no % N_PAGES];
     if (p->no != no || s->peek) {
         if (page_write(s, p, e))
             return -1;

@@ -391,7 +391,8 @@ struct rate *rate_child(struct rate *parent, uint64_t bytes_per_second);
 // One for all processes that name the same file, which holds its limit and its tokens;
 // made without a limit when it is not there.
 int rate_shared(const char *path, struct rate **ret, struct err *e);
-uint64_t rate_get(struct rate *r); // its own limit, 0: none
+uint64_t rate_get(struct rate *r);    // its own limit, 0: none
+uint64_t rate_lowest(struct rate *r); // of it and its parents; 0, or NULL r: none
 void rate_free(struct rate *r);
 DEFINE_AUTO(rate_free, struct rate *)
 void rate_set(struct rate *r, uint64_t bytes_per_second);

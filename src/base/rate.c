@@ -1,26 +1,51 @@
 // SPDX-License-Identifier: Apache-2.0
-// A token bucket that may go into debt: who finds tokens passes and pays for everything
-// at once, who comes next waits until the debt is refilled. So requests larger than the
-// bucket pass, and the average is exact. The bucket holds a tenth of a second.
+// A token bucket that may go into debt: who finds it paid passes and pays for everything
+// at once, who comes next waits until the debt is paid off by time. So requests larger
+// than the bucket pass, and the average is exact. The bucket holds a tenth of a second.
+//
+// All there is to know beside the limit is one number: until when has been paid. It is
+// moved by compare-and-swap and guarded by nothing, so that a bucket can lie in a file
+// that many processes map, and one that is killed leaves nothing locked; at worst it has
+// paid for what it did not send.
 #include "base/base.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
-#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #define NS_PER_S UINT64_C(1000000000)
 #define SLICE_NS (NS_PER_S / 10) // a new limit is seen after this at the latest
+#define COST_MAX (UINT64_C(1) << 60)
+#define MAGIC "GWRATE1"
+
+struct bucket { // and all of a shared file: memory of this host, in its byte order
+    char magic[8];
+    char boot[40];               // of the boot whose clock paid_ns is of
+    _Atomic uint64_t per_second; // 0: no limit
+    _Atomic uint64_t paid_ns;    // later than now: debt; earlier: tokens
+};
 
 struct rate {
-    pthread_mutex_t lock; // for all below
-    uint64_t per_second;  // 0: no limit
-    int64_t tokens;       // bytes; negative: debt
-    uint64_t filled_ns;   // when tokens were last added
+    struct bucket own, *b; // &own, or mapped
+    struct rate *parent;   // NULL: none
 };
 
 struct rate *rate_new(uint64_t bytes_per_second)
 {
+    return rate_child(NULL, bytes_per_second);
+}
+
+struct rate *rate_child(struct rate *parent, uint64_t bytes_per_second)
+{
     struct rate *r = xcalloc(1, sizeof(*r));
-    pthread_mutex_init(&r->lock, NULL);
+    r->b = &r->own;
+    r->parent = parent;
     rate_set(r, bytes_per_second);
     return r;
 }
@@ -29,72 +54,125 @@ void rate_free(struct rate *r)
 {
     if (!r)
         return;
-    pthread_mutex_destroy(&r->lock);
+    if (r->b != &r->own)
+        munmap(r->b, sizeof(*r->b));
     free(r);
 }
 
+// --- shared
+
+static void boot_id(char out[static sizeof(((struct bucket *)0)->boot)])
+{
+    const size_t size = sizeof(((struct bucket *)0)->boot);
+    struct err e;
+    AUTO(buf_done) struct buf b = BUF_INIT(4 * KIB);
+    memset(out, 0, size);
+    if (file_read("/proc/sys/kernel/random/boot_id", &b, &e) == 0)
+        memcpy(out, b.data, min_u64(b.len, size - 1));
+}
+
+// Under the file's lock: the first that opens it, or that opens it after a boot, makes
+// its times ours. The magic comes last: without it, it is made again.
+static int prepare(struct bucket *b, const char *path, struct err *e)
+{
+    static const char nothing[sizeof(b->magic)];
+    char boot[sizeof(b->boot)];
+    boot_id(boot);
+    bool fresh = memcmp(b->magic, nothing, sizeof(b->magic)) == 0;
+    if (!fresh && memcmp(b->magic, MAGIC, sizeof(b->magic)) != 0)
+        return err_set(e, ERR_FAILED, "%s holds no rate limit", path);
+    if (fresh || memcmp(b->boot, boot, sizeof(boot)) != 0) {
+        memcpy(b->boot, boot, sizeof(boot));
+        b->paid_ns = clock_ns();
+    }
+    if (fresh) {
+        b->per_second = 0;
+        memcpy(b->magic, MAGIC, sizeof(b->magic));
+    }
+    return 0;
+}
+
+int rate_shared(const char *path, struct rate **ret, struct err *e)
+{
+    AUTO(fd_close)
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    struct stat st;
+    if (fd < 0 || flock(fd, LOCK_EX) < 0 || fstat(fd, &st) < 0)
+        return err_errno(e, errno, "open the rate limit %s", path);
+    if (st.st_size != 0 && st.st_size != (off_t)sizeof(struct bucket))
+        return err_set(e, ERR_FAILED, "%s holds no rate limit", path);
+    if (st.st_size == 0 && ftruncate(fd, sizeof(struct bucket)) < 0)
+        return err_errno(e, errno, "make the rate limit %s", path);
+    void *map =
+        mmap(NULL, sizeof(struct bucket), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (map == MAP_FAILED)
+        return err_errno(e, errno, "map the rate limit %s", path);
+    int result = prepare(map, path, e);
+    (void)flock(fd, LOCK_UN); // the mapping would hold it
+    if (result < 0) {
+        munmap(map, sizeof(struct bucket));
+        return -1;
+    }
+    *ret = xcalloc(1, sizeof(**ret));
+    (*ret)->b = map;
+    return 0;
+}
+
+// --- limits
+
 void rate_set(struct rate *r, uint64_t bytes_per_second)
 {
-    pthread_mutex_lock(&r->lock);
-    r->per_second = min_u64(bytes_per_second, INT64_MAX);
-    r->tokens = 0;
-    r->filled_ns = clock_ns();
-    pthread_mutex_unlock(&r->lock);
+    r->b->per_second = bytes_per_second;
+    r->b->paid_ns = clock_ns();
 }
 
-// Adds what time has brought. Only whole bytes: their time is taken, the rest stays.
-static void refill(struct rate *r)
+uint64_t rate_get(struct rate *r)
 {
-    uint64_t now = clock_ns(), passed = now - r->filled_ns;
-    unsigned __int128 bytes = (unsigned __int128)passed * r->per_second / NS_PER_S;
-    if (bytes == 0)
-        return;
-    r->filled_ns += (uint64_t)(bytes * NS_PER_S / r->per_second);
-    int64_t most = (int64_t)(r->per_second / 10);
-    if (bytes > INT64_MAX || (r->tokens > 0 && (int64_t)bytes > most - r->tokens) ||
-        (r->tokens <= 0 && (int64_t)bytes + r->tokens > most)) {
-        r->tokens = most;
-        r->filled_ns = now;
-    } else {
-        r->tokens += (int64_t)bytes;
-    }
+    return r->b->per_second;
 }
 
-// Takes the bytes and returns 0, or the nanoseconds until it is worth asking again.
-static uint64_t try_take(struct rate *r, uint64_t bytes)
+uint64_t rate_lowest(struct rate *r)
 {
-    if (r->per_second == 0)
-        return 0;
-    refill(r);
-    if (r->tokens < 0) {
-        unsigned __int128 ns =
-            (unsigned __int128)(uint64_t)-r->tokens * NS_PER_S / r->per_second + 1;
-        return ns > SLICE_NS ? SLICE_NS : (uint64_t)ns;
+    uint64_t lowest = 0;
+    for (; r; r = r->parent) {
+        uint64_t own = r->b->per_second;
+        if (own > 0 && (lowest == 0 || own < lowest))
+            lowest = own;
     }
-    r->tokens -= (int64_t)min_u64(bytes, INT64_MAX);
-    return 0;
+    return lowest;
 }
 
 bool rate_limited(struct rate *r)
 {
-    if (!r)
-        return false;
-    pthread_mutex_lock(&r->lock);
-    bool limited = r->per_second > 0;
-    pthread_mutex_unlock(&r->lock);
-    return limited;
+    return rate_lowest(r) > 0;
+}
+
+// --- passing
+
+// Pays and returns 0, or the nanoseconds until it is worth asking again.
+static uint64_t try_take(struct bucket *b, uint64_t bytes)
+{
+    uint64_t paid = b->paid_ns, next;
+    do {
+        uint64_t per_second = b->per_second, now = clock_ns();
+        if (per_second == 0)
+            return 0;
+        if (paid > now)
+            return min_u64(paid - now, SLICE_NS);
+        unsigned __int128 cost = (unsigned __int128)bytes * NS_PER_S / per_second;
+        next = max_u64(paid, now > SLICE_NS ? now - SLICE_NS : 0) +
+               (cost > COST_MAX ? COST_MAX : (uint64_t)cost);
+    } while (!atomic_compare_exchange_weak(&b->paid_ns, &paid, next));
+    return 0;
 }
 
 void rate_wait(struct rate *r, uint64_t bytes)
 {
-    while (r && !cancel_requested()) {
-        pthread_mutex_lock(&r->lock);
-        uint64_t ns = try_take(r, bytes);
-        pthread_mutex_unlock(&r->lock);
-        if (ns == 0)
-            return;
-        struct pollfd cancel = {.fd = cancel_fd(), .events = POLLIN};
-        struct timespec wait = {.tv_nsec = (long)ns};
-        ppoll(&cancel, 1, &wait, NULL);
+    for (; r; r = r->parent) {
+        for (uint64_t ns; !cancel_requested() && (ns = try_take(r->b, bytes)) > 0;) {
+            struct pollfd cancel = {.fd = cancel_fd(), .events = POLLIN};
+            struct timespec wait = {.tv_nsec = (long)ns};
+            ppoll(&cancel, 1, &wait, NULL);
+        }
     }
 }

@@ -66,7 +66,8 @@ int pki_make(const char *dir, struct err *e);
 // A new key at key_path (0600) and the request for its certificate, PEM; free() it.
 int pki_request(const char *key_path, const char *name, char **ret_csr, struct err *e);
 // Signs a request from anywhere (bounded, its signature checked; of it only the key is
-// taken) for `name`, as the authority in DIR. *ret_cert PEM; free() it.
+// taken) for `name`, as the authority in DIR. *ret_cert PEM; free() it. Our own name,
+// "godwit", is refused: a server that accepts any of our CA asks for it in wire_peer.
 int pki_sign(const char *dir, const char *csr, const char *name, char **ret_cert,
              uint8_t ret_pin[static PIN_LEN], struct err *e);
 
@@ -108,7 +109,9 @@ struct wire_peer {
     uint8_t exporter[32]; // RFC 8446 7.5: the same at both ends and nowhere else
 };
 // Ends TLS on `fd` (taken, a connected TCP socket) and gives a stream socket for what is
-// inside. Closing it closes the wire, after what was written before has been sent. A peer
+// inside. Closing it closes the wire, after what was written before has been sent. When
+// the peer has said that it ends, there is an end of file and writing goes on; when it
+// vanished, the end of file comes with POLLHUP, and writing fails with EPIPE. A peer
 // that is not who it should be: ERR_REFUSED; one that speaks no TLS: ERR_FAILED.
 int wire_open(int fd, const struct wire_options *options, struct wire_peer *ret_peer,
               int *ret_fd, struct err *e);

@@ -19,12 +19,11 @@ static uint64_t passed_in(struct rate *r, uint64_t step, uint64_t ms)
     return bytes * ms / (clock_ms() - start);
 }
 
-static bool within(uint64_t got, uint64_t want, unsigned percent, const char *name)
+// More is a broken limit; less may be a busy machine, so that bound is wide.
+static void within(uint64_t got, uint64_t want, unsigned percent, const char *name)
 {
-    bool good = got <= want + want * percent / 100 && got >= want - want * percent / 100;
-    if (!ok(good, "%s", name))
-        printf("# %llu, not %llu\n", (unsigned long long)got, (unsigned long long)want);
-    return good;
+    ok(got <= want + want * percent / 100 && got >= want / 2, "%s", name);
+    printf("# %llu for %llu\n", (unsigned long long)got, (unsigned long long)want);
 }
 
 static void test_child(void)

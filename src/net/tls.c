@@ -48,6 +48,8 @@ static int choose_alpn(SSL *ssl, const unsigned char **ret, unsigned char *ret_l
 {
     (void)context;
     const struct tls_check *check = SSL_get_app_data(ssl);
+    if (check->alpn_len == 0)
+        return SSL_TLSEXT_ERR_NOACK;
     for (unsigned i = 0; i < check->alpn_len; i += 1u + check->alpn[i]) {
         const uint8_t *ours = check->alpn + i;
         for (unsigned j = 0; j + 1 + offered[j] <= offered_len; j += 1u + offered[j]) {
@@ -205,16 +207,18 @@ int tls_handshake_error(const struct tls_check *check, struct err *e)
 
 int tls_peer(SSL *ssl, struct wire_peer *ret, struct err *e)
 {
+    const struct tls_check *check = SSL_get_app_data(ssl);
     const unsigned char *alpn = NULL;
     unsigned alpn_len = 0;
     SSL_get0_alpn_selected(ssl, &alpn, &alpn_len);
-    if (alpn_len == 0 || alpn_len >= sizeof(ret->alpn))
+    if ((alpn_len == 0) != (check->alpn_len == 0) || alpn_len >= sizeof(ret->alpn))
         return err_set(e, ERR_REFUSED, "the peer and we have no protocol in common");
     const X509 *cert = SSL_get0_peer_certificate(ssl);
     if (!cert)
         return err_set(e, ERR_REFUSED, "the peer has no certificate");
     *ret = (struct wire_peer){0};
-    memcpy(ret->alpn, alpn, alpn_len);
+    if (alpn_len > 0)
+        memcpy(ret->alpn, alpn, alpn_len);
     X509_NAME_get_text_by_NID(X509_get_subject_name(cert), NID_commonName, ret->name,
                               sizeof(ret->name));
     for (char *c = ret->name; *c; c++)

@@ -43,7 +43,7 @@ DEFINE_AUTO(wire_free, struct wire *)
 
 static int list_alpn(const char *const *names, struct tls_check *check, struct err *e)
 {
-    for (; *names; names++) {
+    for (; names && *names; names++) {
         size_t len = strlen(*names);
         if (len == 0 || len >= sizeof(((struct wire_peer *)0)->alpn) ||
             check->alpn_len + 1 + len > sizeof(check->alpn))

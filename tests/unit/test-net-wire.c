@@ -290,6 +290,7 @@ int main(void)
                          ? strtoull(getenv("WIRE_BYTES"), &(char *){0}, 10)
                          : 100 * MIB;
     test_both_ways(plain, RANDOM, bytes, "plain");
+    test_both_ways(NULL, TEXT, bytes, "no protocol named");
     test_both_ways(framed, RANDOM, bytes, "frames, noise");
     test_both_ways(framed, TEXT, bytes, "frames, text");
     test_both_ways(framed, MIXED, bytes, "frames, both");

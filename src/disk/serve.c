@@ -5,11 +5,11 @@
 // MiB a connection, whatever the client asks for.
 #include "disk/serve_parts.h"
 
+#define STRANGER_MS 30000 // for the handshake of who has not proven to be anybody
+
 static int serve(struct server *s, struct err *e)
 {
     bool go = false;
-    if (s->options->tls != NULL)
-        return err_set(e, ERR_FAILED, "STARTTLS cannot be ended yet");
     s->data = alloc_aligned(SERVE_DATA_MAX + 4096);
     if (s->data == NULL)
         return err_set(e, ERR_RETRY, "serve a connection: out of memory");
@@ -24,7 +24,8 @@ int serve_connection(int fd, const struct serve_options *options, struct err *e)
     struct server *s = xcalloc(1, sizeof(*s));
     s->fd = fd;
     s->options = options;
-    s->deadline_ms = UINT64_MAX;
+    s->private = options->tls == NULL;
+    s->deadline_ms = s->private ? UINT64_MAX : clock_ms() + STRANGER_MS;
     int result = serve(s, e);
     disk_close(s->disk);
     fd_close(s->fd);

@@ -198,6 +198,10 @@ enum option_number {
 static int option_run(struct server *s, const struct serve_option *o, bool *ret_go,
                       bool *ret_end, struct err *e)
 {
+    if (!s->private && o->number == NBD_OPT_EXPORT_NAME)
+        return err_set(e, ERR_REFUSED, "the NBD client did not ask for TLS");
+    if (!s->private && o->number != NBD_OPT_STARTTLS && o->number != NBD_OPT_ABORT)
+        return serve_option_refuse(s, o, NBD_REP_ERR_TLS_REQD, "TLS comes first", e);
     struct err gone; // who ends the handshake need not wait for the answer
     switch (o->number) {
     case NBD_OPT_ABORT:
@@ -219,8 +223,7 @@ static int option_run(struct server *s, const struct serve_option *o, bool *ret_
     case NBD_OPT_SET_META_CONTEXT:
         return serve_meta_option(s, o, true, e);
     case NBD_OPT_STARTTLS:
-        return serve_option_refuse(s, o, NBD_REP_ERR_POLICY,
-                                   "this connection is private already", e);
+        return serve_starttls(s, o, e);
     default:
         return serve_option_refuse(s, o, NBD_REP_ERR_UNSUP, "no such option", e);
     }

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "disk/disk.h"
+#include "net/net.h"
 
 #include <sys/uio.h>
 
@@ -26,7 +27,8 @@ struct server {
     int fd;
     const struct serve_options *options;
     // What the handshake agreed on.
-    bool private, no_zeroes, structured;
+    bool private; // from the beginning, or by TLS
+    bool no_zeroes, structured;
     char *name; // the export that was opened last, NULL: none
     struct disk *disk;
     bool writable;
@@ -93,6 +95,10 @@ int serve_option_refuse(struct server *s, const struct serve_option *o, uint32_t
 int serve_export(struct server *s, const char *name, struct err *e);
 // *ret_go: requests follow; else the peer has ended it.
 int serve_handshake(struct server *s, bool *ret_go, struct err *e);
+
+// --- serve_tls.c: NBD_OPT_STARTTLS
+
+int serve_starttls(struct server *s, const struct serve_option *o, struct err *e);
 
 // --- serve_meta.c: metadata contexts
 

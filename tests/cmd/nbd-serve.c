@@ -2,12 +2,14 @@
 // Serves files to stock NBD clients, a thread a connection, until it is ended by a
 // signal; prints the address once it listens.
 //
-//     nbd-serve [--writable] [--fault N] [--hash] ADDRESS NAME=FILE…
+//     nbd-serve [--writable] [--fault N] [--hash] [TLS] ADDRESS NAME=FILE…
+//     TLS: --key FILE --cert FILE --ca FILE [--only NAME]
 //
 // ADDRESS: unix:PATH or tcp:PORT (loopback; 0: any). --fault N: the Nth operation of
 // a connection fails. --hash: NAME.hash, the hashes of 64 KiB blocks, is there too. The
 // metadata context "test:odd" calls every second 64 KiB block changed.
 #include "disk/disk.h"
+#include "net/net.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -24,15 +26,21 @@
 struct options {
     bool writable, hash;
     uint64_t fault;
+    const char *key, *cert, *ca, *only;
 };
 static const struct opt table[] = {
     {"writable", 0, OPT_FLAG, NULL, "take writes", NULL,
      offsetof(struct options, writable)},
     {"hash", 0, OPT_FLAG, NULL, "hashes too", NULL, offsetof(struct options, hash)},
     {"fault", 0, OPT_U64, "N", "the Nth fails", NULL, offsetof(struct options, fault)},
+    {"key", 0, OPT_STRING, "FILE", "our key", NULL, offsetof(struct options, key)},
+    {"cert", 0, OPT_STRING, "FILE", "ours", NULL, offsetof(struct options, cert)},
+    {"ca", 0, OPT_STRING, "FILE", "theirs", NULL, offsetof(struct options, ca)},
+    {"only", 0, OPT_STRING, "NAME", "this peer", NULL, offsetof(struct options, only)},
     {0},
 };
 static struct options options;
+static struct tls *tls;
 
 static struct export
 {
@@ -181,6 +189,8 @@ static void *serve(void *context)
         .has_meta = has_meta,
         .meta = meta,
         .writable = options.writable,
+        .tls = tls,
+        .only_peer = options.only,
     };
     if (serve_connection(fd, &o, &e) < 0)
         fprintf(stderr, "%s\n", e.text);
@@ -273,6 +283,11 @@ int main(int argc, char **argv)
             return 1;
         }
     }
+    struct tls_options t = {options.key, options.cert, options.ca};
+    if (options.key != NULL && tls_new(&t, &tls, &e) < 0) {
+        fprintf(stderr, "nbd-serve: %s\n", e.text);
+        return 1;
+    }
     cancel_setup();
     AUTO(fd_close) int fd = listen_on(args.v[0]);
     if (fd < 0) {
@@ -283,5 +298,7 @@ int main(int argc, char **argv)
     accept_all(fd);
     for (size_t i = 0; i < n_exports; i++)
         disk_close(exports[i].disk);
+    wire_drain(5000);
+    tls_free(tls);
     return 0;
 }

@@ -4,6 +4,7 @@
 // (every write fails with what `words` says), "holes" (all one).
 #pragma once
 #include "disk/disk.h"
+#include "net/net.h"
 #include "scratch.h"
 
 #include <pthread.h>
@@ -14,6 +15,7 @@
 struct peer {
     const char *path;
     bool writable;
+    struct tls *tls;
     struct fault fault;
     const char *words;
     enum err_code words_code;
@@ -112,6 +114,7 @@ static void *peer_run(void *context)
         .meta = peer_meta,
         .context = p,
         .writable = p->writable,
+        .tls = p->tls,
     };
     p->e = (struct err){0};
     p->result = serve_connection(p->fd, &o, &p->e);

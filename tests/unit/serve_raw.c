@@ -193,6 +193,55 @@ static void test_pipelined(void)
     ok(ended(&p, fd, ERR_NONE), "which is no error");
 }
 
+static int hello_stranger(struct peer *p, struct tls *tls)
+{
+    *p = (struct peer){.path = in("disk"), .tls = tls};
+    int fd = peer_begin(p);
+    (void)pass(fd, 18);
+    PUT(fd, HELLO);
+    return fd;
+}
+
+static void test_strangers(void)
+{
+    struct peer p;
+    struct err e = {0};
+    AUTO(tls_free) struct tls *tls = NULL;
+    ok(tls_new(&(struct tls_options){0}, &tls, &e) == 0, "TLS is there %s", e.text);
+    int fd = hello_stranger(&p, tls);
+    bool all = true;
+    for (char number = 3; number < 12; number++) {
+        char option[] = OPTION "\0\0\0\0\0";
+        option[11] = number;
+        if (number == 5)
+            continue;
+        put(fd, option, 16);
+        all = all && reply(fd) == 0x80000005;
+    }
+    ok(all, "before TLS every option but STARTTLS is refused");
+    PUT(fd, OPTION "\5\0\0\0\1x");
+    is_u64(reply(fd), 0x80000003, "STARTTLS with data is invalid");
+    PUT(fd, OPTION "\2\0\0\0\0");
+    ok(reply(fd) == 1 && ended(&p, fd, ERR_NONE), "to call it off is allowed");
+    fd = hello_stranger(&p, tls);
+    PUT(fd, OPTION "\1\0\0\0\4disk" READ);
+    ok(!pass(fd, 1) && ended(&p, fd, ERR_REFUSED), "the oldest way in is closed: %s",
+       p.e.text);
+    fd = hello_stranger(&p, tls);
+    PUT(fd, OPTION "\5\0\0\0\0" GO);
+    ok(!pass(fd, 1) && ended(&p, fd, ERR_REFUSED),
+       "who does not wait for TLS is left: %s", p.e.text);
+    fd = hello_stranger(&p, tls);
+    PUT(fd, OPTION "\5\0\0\0\0");
+    ok(reply(fd) == 1, "STARTTLS");
+    PUT(fd, GO);
+    while (pass(fd, 1))
+        continue;
+    close(fd);
+    (void)peer_end(&p);
+    ok(p.result < 0 && p.n_connected == 1, "and then no TLS: %s", p.e.text);
+}
+
 static void test_ends(void)
 {
     struct peer p = {.path = in("disk")};
@@ -257,6 +306,7 @@ int main(void)
     test_export_name();
     test_garbage();
     test_pipelined();
+    test_strangers();
     test_ends();
     CANCEL("a client that says nothing", "");
     CANCEL("one with half an option", HELLO "IHAVE");

@@ -121,6 +121,13 @@ static void test_stock_clients(void)
     stock_client("(echo hello; sleep 1) | " S_CLIENT "-cert pki/own.pem -key pki/own.key",
                  ERR_NONE, "openssl as a client");
     stock_client("sleep 1 | " S_CLIENT, ERR_REFUSED, "a client without a certificate");
+    sh("openssl req -new -nodes -newkey ec -pkeyopt ec_paramgen_curve:P-256 -keyout "
+       "evil.key "
+       "-subj /CN=godwit -out evil.csr 2>/dev/null; openssl x509 -req -in evil.csr -CA "
+       "pki/agent.pem -CAkey pki/agent.key -CAcreateserial -out evil.pem 2>/dev/null");
+    stock_client("sleep 1 | " S_CLIENT
+                 "-cert evil.pem -key evil.key -cert_chain pki/agent.pem",
+                 ERR_REFUSED, "a certificate that an agent signed");
     stock_client("sleep 1 | " S_CLIENT "-tls1_2 -cert pki/own.pem -key pki/own.key",
                  ERR_FAILED, "TLS 1.2");
     stock_client(

@@ -21,6 +21,7 @@ tap_n=0 tap_bad=0 cleanups=:
 cleanup() { cleanups="$1; $cleanups"; }
 at_end() {
     status=$?
+    [ $BASHPID = $$ ] || exit $status # a part in the background that failed
     cd /
     eval "$cleanups"
     rm -rf "$work"

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // The table of platforms, and the choice among them by an address's first letters.
 #include "cloud/cloud.h"
+#include "cloud/agent/agent.h"
 #include "cloud/files/files.h"
 #include "cloud/libvirt/libvirt.h"
 
-const struct cloud_ops *const cloud_platforms[] = {&files_cloud, &libvirt_cloud, NULL};
+const struct cloud_ops *const cloud_platforms[] = {&files_cloud, &libvirt_cloud,
+                                                   &agent_cloud, NULL};
 
 const struct cloud_ops *cloud_find(const char *address)
 {

@@ -119,3 +119,33 @@ int cloud_open(const char *address, const char *state_dir, struct cloud **ret,
                struct err *e); // ERR_USAGE: lists the known schemes
 void cloud_close(struct cloud *c);
 DEFINE_AUTO(cloud_close, struct cloud *)
+
+// --- agent/: servers that run, each by the agent that was enrolled on it
+
+struct agent_row {
+    char *name;
+    char *address;     // where it listens, NULL: it dials us…
+    char *listen;      // …here
+    uint8_t pin[32];   // of its key, see net/net.h
+    uint64_t enrolled; // wall clock
+};
+void agent_row_done(struct agent_row *row);
+typedef int agent_row_visitor(void *context, const struct agent_row *row, struct err *e);
+int agent_rows(const char *state_dir, agent_row_visitor *visit, void *context,
+               struct err *e);
+// By name or by address. ERR_REFUSED: none.
+int agent_row_find(const char *state_dir, const char *word, struct agent_row *ret,
+                   struct err *e);
+int agent_row_write(const char *state_dir, const struct agent_row *row, struct err *e);
+int agent_row_remove(const char *state_dir, const char *name, struct err *e);
+
+#define AGENT_TOKEN_LEN 40
+void agent_token(char out[static AGENT_TOKEN_LEN + 1]); // a new one, about 198 bits
+struct agent_enrolment {
+    const char *state_dir, *name, *token;
+    const char *address; // numeric, where the agent waits; NULL: we wait…
+    const char *listen;  // …here, and it dials us from now on
+    uint64_t timeout_ms;
+};
+// Until the agent has its certificate and is written down.
+int agent_enroll(const struct agent_enrolment *n, struct err *e);

@@ -53,6 +53,12 @@ const struct fix fixes[] = {
         .apply = fix_network,
     },
     {
+        .name = "godwit-agent",
+        .why = "the agent came along with its source: its keys and its fence stay there",
+        .applies = always,
+        .apply = fix_agent,
+    },
+    {
         .name = "uefi-fallback",
         .why = "firmware without the old boot entries starts EFI/BOOT/BOOTX64.EFI",
         .applies = is_uefi,

@@ -12,6 +12,7 @@ int fix_lvm(struct guest *g, struct strings *done, struct err *e);
 int fix_resume(struct guest *g, struct strings *done, struct err *e);
 int fix_grub(struct guest *g, struct strings *done, struct err *e);
 int fix_network(struct guest *g, struct strings *done, struct err *e);
+int fix_agent(struct guest *g, struct strings *done, struct err *e);
 int fix_uefi(struct guest *g, struct strings *done, struct err *e);
 
 // The files that hold kernel command lines, and the words that begin such a line.

@@ -26,6 +26,9 @@ int tree_write(struct tree *t, const char *path, const void *data, size_t len,
                struct err *e);
 int tree_mkdir(struct tree *t, const char *path, struct err *e);  // with parents
 int tree_remove(struct tree *t, const char *path, struct err *e); // missing: fine
+// A folder and what is in it, which may be files and links and such folders; missing:
+// fine. Follows no link.
+int tree_remove_folder(struct tree *t, const char *path, struct err *e);
 int tree_link(struct tree *t, const char *target, const char *path,
               struct err *e); // symbolic
 // A file too large for memory: written through *ret_fd, in place after commit. Ended

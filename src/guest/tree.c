@@ -316,6 +316,28 @@ int tree_remove(struct tree *t, const char *path, struct err *e)
     return 0;
 }
 
+int tree_remove_folder(struct tree *t, const char *path, struct err *e)
+{
+    AUTO(strings_done) struct strings names = {0};
+    AUTO(fd_close) int dir = -1;
+    if (tree_list(t, path, &names, e))
+        return -1;
+    for (size_t i = 0; i < names.n; i++) {
+        AUTO(str_free) char *inside = path_join(path, names.v[i]);
+        AUTO(fd_close) int at = -1;
+        struct stat st;
+        if (parent(t, inside, &at) || fstatat(at, names.v[i], &st, AT_SYMLINK_NOFOLLOW))
+            return err_errno(e, errno, "cannot look at %s in the guest", inside);
+        if (S_ISDIR(st.st_mode) ? tree_remove_folder(t, inside, e)
+                                : tree_remove(t, inside, e))
+            return -1;
+    }
+    if ((parent(t, path, &dir) || unlinkat(dir, path_base(path), AT_REMOVEDIR)) &&
+        errno != ENOENT)
+        return err_errno(e, errno, "cannot remove folder %s in the guest", path);
+    return 0;
+}
+
 int tree_link(struct tree *t, const char *target, const char *path, struct err *e)
 {
     AUTO(fd_close) int dir = -1;

@@ -2,8 +2,10 @@
 // guest/ on a folder instead of a mounted guest, for the tests here:
 //   tool inspect ROOT
 //   tool convert ROOT [disk N PART CONTENT UUID [part PARTUUID]]… [nic MAC [at NAME]]…
-//   [root N PART] [driver NAME]… tool console ROOT tool modules ROOT IMAGE VERSION
-//   DRIVER…
+//   [root N PART] [driver NAME]…
+//   tool console ROOT
+//   tool modules ROOT IMAGE VERSION DRIVER…
+//   tool fix ROOT NAME
 // Prints JSON or a line a change; an error goes to stderr and its code is the exit code.
 #include <stdio.h>
 
@@ -79,7 +81,7 @@ static int run(int argc, char **argv, struct err *e)
     AUTO(strings_done) struct strings done = {0};
     json_t *report;
     if (argc < 3)
-        return err_set(e, ERR_USAGE, "tool inspect|convert|console|modules ROOT …");
+        return err_set(e, ERR_USAGE, "tool inspect|convert|console|modules|fix ROOT …");
     if (tree_open(argv[2], &g.tree, e))
         return -1;
     if (strcmp(argv[1], "inspect") == 0)
@@ -99,6 +101,14 @@ static int run(int argc, char **argv, struct err *e)
         for (int i = 5; i < argc; i++)
             strings_add(&drivers, argv[i]);
         int rc = initramfs_add_modules(g.tree, argv[3], argv[4], &drivers, &done, e);
+        print_lines(&done);
+        return rc;
+    }
+    for (const struct fix *f = fixes; strcmp(argv[1], "fix") == 0 && argc > 3 && f->name;
+         f++) {
+        if (strcmp(f->name, argv[3]) != 0)
+            continue;
+        int rc = f->apply(&g, &done, e);
         print_lines(&done);
         return rc;
     }

@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: Apache-2.0
+// Connections to one agent: we dial it, or wait where it dials. One control connection,
+// shared under a mutex; data connections as many as are asked for. The peer's key is
+// pinned: another key under the same name is not our agent.
+#include "cloud/agent/agent.h"
+
+#include <errno.h>
+#include <netdb.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define CONNECT_MS 10000
+#define DIALLED_MS 20000                   // until an agent that dials has come
+#define CALL_MS (UINT64_C(15) * 60 * 1000) // reading what is in use of a large disk
+#define AGAIN_MS 500
+#define PROTOCOL 1
+
+static const char *const control_alpn[] = {"http/1.1", NULL};
+static const char *const data_alpn[] = {"nbd+zstd", "nbd", NULL};
+
+struct link {
+    char *name, *address; // address NULL: it dials us
+    uint8_t pin[PIN_LEN];
+    struct tls *tls;
+    int listener; // -1: none
+    struct rate *rate;
+    struct wire_count count;
+    pthread_mutex_t lock; // of the control connection
+    struct http_stream control;
+    bool connected;
+};
+
+// --- addresses
+
+// Numeric, of a name.
+static int resolve(const char *address, char **ret, struct err *e)
+{
+    const char *colon = strrchr(address, ':');
+    if (!colon || colon == address)
+        return err_set(e, ERR_USAGE, "\"%s\" is not ADDRESS:PORT", address);
+    size_t len = (size_t)(colon - address);
+    bool brackets = address[0] == '[' && colon[-1] == ']';
+    AUTO(str_free)
+    char *host = xstrndup(address + brackets, len - 2 * (size_t)brackets);
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *list = NULL;
+    int code = getaddrinfo(host, colon + 1, &hints, &list);
+    if (code)
+        return err_set(e, ERR_RETRY, "looking up %s: %s", address, gai_strerror(code));
+    char numeric[128], port[16];
+    code = getnameinfo(list->ai_addr, list->ai_addrlen, numeric, sizeof(numeric), port,
+                       sizeof(port), NI_NUMERICHOST | NI_NUMERICSERV);
+    bool six = list->ai_family == AF_INET6;
+    freeaddrinfo(list);
+    if (code)
+        return err_set(e, ERR_FAILED, "looking up %s: %s", address, gai_strerror(code));
+    *ret = xasprintf(six ? "[%s]:%s" : "%s:%s", numeric, port);
+    return 0;
+}
+
+// --- wires
+
+static int open_wire(struct link *l, int fd /* taken */, bool server,
+                     const char *const *alpn, int *ret_fd, struct err *e)
+{
+    struct wire_peer peer;
+    struct wire_options o = {.tls = l->tls,
+                             .server = server,
+                             .alpn = alpn,
+                             .pin = l->pin,
+                             .rate = l->rate,
+                             .count = &l->count,
+                             .timeout_ms = CONNECT_MS};
+    tcp_tune(fd, l->rate ? rate_get(l->rate) : 0);
+    return wire_open(fd, &o, &peer, ret_fd, e);
+}
+
+static int dial(struct link *l, const char *const *alpn, int *ret_fd, struct err *e)
+{
+    AUTO(str_free) char *numeric = NULL;
+    int fd;
+    if (resolve(l->address, &numeric, e) || tcp_connect(numeric, CONNECT_MS, &fd, e) ||
+        open_wire(l, fd, false, alpn, ret_fd, e))
+        return err_wrap(e, "agent %s at %s", l->name, l->address);
+    return 0;
+}
+
+// The next that comes and is our agent; others are turned away.
+static int wait_for(struct link *l, const char *const *alpn, int *ret_fd, struct err *e)
+{
+    uint64_t end = clock_ms() + DIALLED_MS;
+    for (;;) {
+        struct pollfd p[] = {{.fd = l->listener, .events = POLLIN},
+                             {.fd = cancel_fd(), .events = POLLIN}};
+        uint64_t now = clock_ms();
+        int r = poll(p, ARRAY_LEN(p), now < end ? (int)(end - now) : 0);
+        if (cancel_check(e))
+            return -1;
+        if (r == 0 || (r < 0 && errno != EINTR))
+            return err_set(e, ERR_RETRY, "agent %s has not dialled within %d s", l->name,
+                           DIALLED_MS / 1000);
+        int fd = r > 0 ? accept4(l->listener, NULL, NULL, SOCK_CLOEXEC) : -1;
+        if (fd >= 0 && !open_wire(l, fd, true, alpn, ret_fd, e))
+            return 0;
+    }
+}
+
+static void disconnect(struct link *l)
+{
+    if (!l->connected)
+        return;
+    fd_close(l->control.fd);
+    http_stream_done(&l->control);
+    l->connected = false;
+}
+
+static int check_protocol(struct link *l, const json_t *hello, struct err *e)
+{
+    json_int_t theirs = json_integer_value(json_object_get(hello, "protocol"));
+    const char *version = json_string_value(json_object_get(hello, "agent"));
+    if (theirs == PROTOCOL)
+        return 0;
+    return err_set(e, ERR_REFUSED,
+                   "agent %s is version %s and speaks protocol %lld, this godwit %d: "
+                   "upgrade %s",
+                   l->name, version ? version : "unknown", (long long)theirs, PROTOCOL,
+                   theirs < PROTOCOL ? "the agent" : "godwit");
+}
+
+static int connect_control(struct link *l, struct err *e)
+{
+    int fd;
+    AUTO(json_free) json_t *hello = NULL;
+    if (l->connected)
+        return 0;
+    if (l->address ? dial(l, control_alpn, &fd, e) : wait_for(l, control_alpn, &fd, e))
+        return -1;
+    http_stream_init(&l->control, fd);
+    l->connected = true;
+    if (!http_call(&l->control, "GET", "/v1/hello", NULL, CONNECT_MS, &hello, e) &&
+        !check_protocol(l, hello, e))
+        return 0;
+    disconnect(l);
+    return -1;
+}
+
+// --- calls
+
+// The stream is out of step after these; an agent's own error is an answer.
+static int call_once(struct link *l, const char *method, const char *path,
+                     const json_t *body, json_t **ret, bool *ret_answered, struct err *e)
+{
+    *ret_answered = false;
+    if (connect_control(l, e))
+        return -1;
+    int status = http_call(&l->control, method, path, body, CALL_MS, ret, e);
+    *ret_answered = status == 0 || (e->code != ERR_RETRY && e->code != ERR_CANCELLED);
+    if (!*ret_answered)
+        disconnect(l);
+    return status;
+}
+
+int link_call(struct link *l, const char *method, const char *path, const json_t *body,
+              uint64_t patience_ms, json_t **ret, struct err *e)
+{
+    uint64_t end = clock_ms() + patience_ms;
+    bool answered;
+    pthread_mutex_lock(&l->lock);
+    int status = call_once(l, method, path, body, ret, &answered, e);
+    while (status && !answered && e->code == ERR_RETRY && clock_ms() < end) {
+        struct pollfd p = {.fd = cancel_fd(), .events = POLLIN};
+        (void)poll(&p, 1, AGAIN_MS);
+        status =
+            cancel_check(e) ? -1 : call_once(l, method, path, body, ret, &answered, e);
+    }
+    pthread_mutex_unlock(&l->lock);
+    return status;
+}
+
+int link_data(void *link, int *ret_fd, struct err *e)
+{
+    struct link *l = link;
+    if (l->address)
+        return dial(l, data_alpn, ret_fd, e);
+    AUTO(json_free) json_t *one = json_pack("{s:i}", "n", 1);
+    bool answered;
+    pthread_mutex_lock(&l->lock); // so that no other takes what we asked for
+    int status = call_once(l, "POST", "/v1/dial", one, NULL, &answered, e);
+    if (!status)
+        status = wait_for(l, data_alpn, ret_fd, e);
+    pthread_mutex_unlock(&l->lock);
+    return status;
+}
+
+// --- life
+
+int link_open(const struct link_options *options, struct link **ret, struct err *e)
+{
+    const struct agent_row *row = options->row;
+    AUTO(str_free) char *pki = path_join(options->state_dir, "pki");
+    AUTO(str_free) char *key = path_join(pki, "own.key");
+    AUTO(str_free) char *cert = path_join(pki, "own.pem");
+    AUTO(str_free) char *ca = path_join(pki, "ca.pem");
+    AUTO(str_free) char *bound = NULL;
+    struct tls_options tls = {.key_path = key, .cert_path = cert, .ca_path = ca};
+    AUTO(link_close) struct link *l = xcalloc(1, sizeof(*l));
+    l->listener = -1;
+    pthread_mutex_init(&l->lock, NULL);
+    l->name = xstrdup(row->name);
+    l->address = row->address ? xstrdup(row->address) : NULL;
+    memcpy(l->pin, row->pin, PIN_LEN);
+    if (tls_new(&tls, &l->tls, e) ||
+        (!l->address && tcp_listen(row->listen, &l->listener, &bound, e)))
+        return -1;
+    *ret = steal(l);
+    return 0;
+}
+
+void link_close(struct link *l)
+{
+    if (!l)
+        return;
+    disconnect(l);
+    wire_drain(2000); // they count into us
+    fd_close(l->listener);
+    tls_free(l->tls);
+    pthread_mutex_destroy(&l->lock);
+    free(l->name);
+    free(l->address);
+    free(l);
+}
+
+void link_limit(struct link *l, struct rate *rate)
+{
+    pthread_mutex_lock(&l->lock);
+    l->rate = rate;
+    disconnect(l); // the next call opens it under the limit
+    pthread_mutex_unlock(&l->lock);
+}
+
+uint64_t link_bytes(const struct link *l)
+{
+    return l->count.sent + l->count.received;
+}
+
+const char *link_name(const struct link *l)
+{
+    return l->name;
+}

@@ -97,8 +97,8 @@ static int wait_connected(int fd, const char *address, uint64_t deadline, struct
 
 int tcp_connect(const char *address, uint64_t timeout_ms, int *ret_fd, struct err *e)
 {
-    union address a;
-    socklen_t len;
+    union address a = {0};
+    socklen_t len = 0;
     uint64_t deadline;
     if (parse(address, &a, &len, e) < 0)
         return -1;
@@ -133,8 +133,8 @@ static char *address_text(const union address *a)
 
 int tcp_listen(const char *address, int *ret_fd, char **ret_address, struct err *e)
 {
-    union address a;
-    socklen_t len;
+    union address a = {0};
+    socklen_t len = 0;
     if (parse(address, &a, &len, e) < 0)
         return -1;
     AUTO(fd_close) int fd = socket(a.any.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);

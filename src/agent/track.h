@@ -26,11 +26,15 @@ struct marks {
 unsigned marks_shift(const uint64_t *sizes, size_t n_disks);
 void marks_set(struct marks *m, uint64_t off, uint64_t len);
 uint64_t marks_bytes(const struct marks *m, uint64_t disk_size); // of the disk, marked
+// Moves marks out of memory that others (the kernel) set at the same time: n bytes at
+// `live`, rounded up to 8 there, each for 1 << above granules of `into`. A mark is in
+// `into` before it is cleared, so that nobody's end in between loses one.
+void marks_take(struct marks *into, uint8_t *live, uint64_t n, unsigned above);
 // As disk_ops.extents: EXTENT_DATA where marked, else EXTENT_HOLE.
 int marks_extents(const struct marks *m, uint64_t disk_size, uint64_t off, uint64_t len,
                   struct extents *out, uint64_t *ret_done);
 
-// --- one tracker a file: track_bpf.c track_ftrace.c track_blktrace.c track_classic.c
+// --- one tracker a file: track_bpf.c track_ftrace.c
 
 struct track_disk {
     char *name;   // "sda": of the whole disk in /sys/block
@@ -39,13 +43,18 @@ struct track_disk {
     unsigned major, minor;
     uint64_t size; // bytes
 };
+// The kernel's number of a device in its events, unlike that of stat().
+static inline uint32_t track_dev(unsigned major, unsigned minor)
+{
+    return major << 20 | minor;
+}
 struct track_seen {   // since the tracker started, of one disk
     uint64_t sectors; // of 512 bytes that it marked: written, discarded, zeroed
     uint64_t lost;    // events it knows to have missed
 };
 struct tracker;
 struct tracker_ops {
-    const char *name; // "bpf" "ftrace" "blktrace" "bpf-classic"
+    const char *name; // "bpf" "ftrace"
     const char *what; // one line for people
     // Marks from now on. `dir` is a folder in bpffs for what shall outlive us (NULL:
     // nothing does); what lies there already is taken over when *ret_again is set then.
@@ -61,6 +70,7 @@ struct tracker_ops {
 struct tracker {
     const struct tracker_ops *ops;
 };
+extern const struct tracker_ops track_bpf_ops, track_ftrace_ops;
 // In the order in which they are tried; ends with NULL.
 extern const struct tracker_ops *const trackers[];
 
@@ -71,7 +81,7 @@ struct tracking_options {
     const struct track_disk *disks; // borrowed while it lives
     size_t n_disks;
     const char *run_dir; // for our state, survives us but no reboot (/run/godwit-agent)
-    const char *bpf_dir; // in bpffs, NULL: mounted privately or not to be had
+    const char *bpf_dir; // a folder in bpffs, ours alone; NULL: nothing outlives us
     const char *only; // a tracker by name (tests, --tracker), NULL: the best that works
 };
 struct tracking_state { // of one disk
@@ -91,15 +101,19 @@ int tracking_start(const struct tracking_options *o, struct tracking **ret,
 const char *tracking_name(const struct tracking *t); // of the tracker; "none"
 // Harvest `id` of all disks at once: what an earlier harvest gave is kept unless `acked`
 // names it, which says that the target has all of it durably. Asked again with the same
-// id it changes nothing.
+// id it changes nothing; a lower one is ERR_REFUSED. 0 arms: all disks are read after it,
+// so what is marked is dropped and each disk is known, with another epoch. Like all here
+// for one thread at a time.
 int tracking_harvest(struct tracking *t, uint64_t id, uint64_t acked, struct err *e);
 uint64_t tracking_last(const struct tracking *t); // id of the last harvest, 0: none
+// Of the last harvest only. All data while the disk is not known.
 int tracking_extents(struct tracking *t, size_t disk, uint64_t id, uint64_t off,
                      uint64_t len, struct extents *out, uint64_t *ret_done,
                      struct err *e);
 struct tracking_state tracking_state(struct tracking *t, size_t disk);
-// While nothing is written: the kernel's own count of sectors written and discarded
-// against what was marked. A shortfall makes the disk unknown. *ret_short: sectors.
+// While nothing is written, after a harvest: the kernel's own count of sectors written
+// and discarded against what was marked. A shortfall makes the disk unknown. *ret_short:
+// sectors. ERR_RETRY: something is written.
 int tracking_audit(struct tracking *t, size_t disk, uint64_t *ret_short, struct err *e);
 // After this disk was unknown: from now on it is known again; what was before has to be
 // found by hashes.

@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+// A loop device of our own in memory, with ext4 on it and load; what is tracked of it
+// goes to a replica in memory; frozen, the two are compared. All of it ends with the
+// process: mounts and bpffs are in a namespace of its own, the device clears itself.
+#pragma once
+#include "../unit/scratch.h"
+#include "agent/track.h"
+
+#include <errno.h>
+#include <linux/fs.h>
+#include <linux/loop.h>
+#include <sched.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#define RIG_SIZE (400 * MIB)
+#define CHUNK MIB
+
+struct rig {
+    struct track_disk disk;
+    int fd;           // of the device, O_DIRECT
+    char node[40];    // of the file system: the disk or a partition of it
+    const char *mnt;  // in scratch
+    uint8_t *replica; // shared with children
+    uint8_t *chunk;
+    struct proc *load;
+    char name[16], whole[32];
+};
+
+__attribute__((unused)) static void rig_skip(const char *why)
+{
+    printf("1..0 # SKIP %s\n", why);
+    exit(0);
+}
+
+__attribute__((unused)) static void rig_sleep(unsigned ms)
+{
+    (void)nanosleep(&(struct timespec){ms / 1000, (long)(ms % 1000) * 1000000}, NULL);
+}
+
+// A free loop device over `backing`, gone with its last user. *ret_name: loopN.
+__attribute__((unused)) static int rig_loop(int backing, char ret_name[static 16])
+{
+    int control = open("/dev/loop-control", O_RDWR | O_CLOEXEC), fd = -1;
+    for (int tries = 0; control >= 0 && fd < 0 && tries < 50; tries++) {
+        int n = ioctl(control, LOOP_CTL_GET_FREE);
+        (void)snprintf(ret_name, 16, "loop%d", n);
+        char node[32];
+        (void)snprintf(node, sizeof(node), "/dev/%s", ret_name);
+        fd = open(node, O_RDWR | O_CLOEXEC | O_DIRECT);
+        struct loop_config c = {.fd = (uint32_t)backing,
+                                .info.lo_flags = LO_FLAGS_AUTOCLEAR | LO_FLAGS_PARTSCAN};
+        if (fd >= 0 && ioctl(fd, LOOP_CONFIGURE, &c) < 0) {
+            close(fd); // somebody was faster
+            fd = -1;
+            rig_sleep(20);
+        }
+    }
+    fd_close(control);
+    return fd;
+}
+
+// scratch, namespace, bpffs at in("bpf").
+__attribute__((unused)) static void rig_world(void)
+{
+    if (geteuid() != 0)
+        rig_skip("needs root");
+    if (access("/dev/loop-control", R_OK | W_OK) < 0)
+        rig_skip("needs loop devices");
+    if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
+        rig_skip("needs a mount namespace");
+    scratch_make();
+    sh("mkdir bpf mnt run");
+    if (mount("bpf", in("bpf"), "bpf", 0, NULL) < 0)
+        printf("# bpffs cannot be mounted: %s\n", strerror(errno));
+}
+
+__attribute__((unused)) static void rig_describe(struct rig *r, uint64_t size)
+{
+    struct stat st;
+    (void)snprintf(r->whole, sizeof(r->whole), "/dev/%s", r->name);
+    if (r->fd < 0 || fstat(r->fd, &st) < 0)
+        rig_skip("no loop device could be had");
+    r->disk = (struct track_disk){.name = r->name,
+                                  .node = r->whole,
+                                  .major = major(st.st_rdev),
+                                  .minor = minor(st.st_rdev),
+                                  .size = size};
+    r->replica =
+        mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    r->chunk = alloc_aligned(CHUNK);
+    if (r->replica == MAP_FAILED || r->chunk == NULL)
+        exit(1);
+}
+
+__attribute__((unused)) static void rig_make(struct rig *r, bool partitioned)
+{
+    int backing = memfd_create("disk", MFD_CLOEXEC);
+    if (backing < 0 || ftruncate(backing, (off_t)RIG_SIZE) < 0)
+        exit(1);
+    r->fd = rig_loop(backing, r->name);
+    close(backing);
+    rig_describe(r, RIG_SIZE);
+    (void)snprintf(r->node, sizeof(r->node), "%s%s", r->whole, partitioned ? "p2" : "");
+    if (partitioned) {
+        sh("printf 'size=5M\\n,\\n' | sfdisk -q --no-reread --no-tell-kernel %s; "
+           "partx -a %s || partx -u %s; test -b %s || mknod %s b $(tr : ' ' < "
+           "/sys/block/%s/%sp2/dev)",
+           r->whole, r->whole, r->whole, r->node, r->node, r->name, r->name);
+    }
+    sh("mkfs.ext4 -q -E nodiscard %s", r->node);
+    r->mnt = xstrdup(in("mnt"));
+    if (mount(r->node, r->mnt, "ext4", 0, "discard") < 0) {
+        printf("Bail out! mounting %s: %s\n", r->node, strerror(errno));
+        exit(1);
+    }
+}
+
+__attribute__((unused)) static void rig_load(struct rig *r, char *load, unsigned seed)
+{
+    char number[16];
+    struct err e;
+    (void)snprintf(number, sizeof(number), "%u", seed);
+    char *argv[] = {load, xstrdup(r->mnt), number, NULL};
+    if (proc_start(&(struct proc_options){.argv = argv, .in = -1, .out = -1, .err = 2},
+                   &r->load, &e) < 0) {
+        printf("Bail out! %s\n", e.text);
+        exit(1);
+    }
+    rig_sleep(300); // its files are there
+}
+
+__attribute__((unused)) static void rig_freeze(struct rig *r, bool freeze)
+{
+    AUTO(fd_close) int fd = open(r->mnt, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    (void)ioctl(fd, freeze ? FIFREEZE : FITHAW, 0);
+}
+
+__attribute__((unused)) static void rig_copy_range(struct rig *r, uint64_t off,
+                                                   uint64_t len)
+{
+    for (uint64_t end = off + len; off < end;) {
+        size_t part = min_u64(CHUNK, end - off);
+        if (fd_pread(r->fd, r->chunk, part, off) < 0) {
+            printf("Bail out! reading %s: %s\n", r->whole, strerror(errno));
+            exit(1);
+        }
+        memcpy(r->replica + off, r->chunk, part);
+        off += part;
+    }
+}
+
+// Copies what harvest `id` holds; how many bytes that was.
+__attribute__((unused)) static uint64_t rig_copy(struct rig *r, struct tracking *t,
+                                                 uint64_t id)
+{
+    AUTO(extents_done) struct extents x = {0};
+    uint64_t done, bytes = 0;
+    struct err e;
+    if (tracking_extents(t, 0, id, 0, r->disk.size, &x, &done, &e) < 0 ||
+        done != r->disk.size) {
+        printf("Bail out! %s\n", e.text);
+        exit(1);
+    }
+    for (size_t i = 0; i < x.n; i++)
+        if (x.v[i].kind == EXTENT_DATA) {
+            rig_copy_range(r, x.v[i].off, x.v[i].len);
+            bytes += x.v[i].len;
+        }
+    return bytes;
+}
+
+// 64 KiB blocks that are not the same.
+__attribute__((unused)) static uint64_t rig_differences(struct rig *r)
+{
+    uint64_t n = 0;
+    for (uint64_t off = 0; off < r->disk.size; off += CHUNK) {
+        if (fd_pread(r->fd, r->chunk, CHUNK, off) < 0)
+            return UINT64_MAX;
+        for (uint64_t at = 0; at < CHUNK; at += 64 * KIB)
+            n += memcmp(r->replica + off + at, r->chunk + at, 64 * KIB) != 0;
+    }
+    return n;
+}
+
+__attribute__((unused)) static struct tracking *rig_track(struct rig *r, const char *only,
+                                                          bool pinned)
+{
+    struct tracking *t = NULL;
+    struct err e;
+    struct tracking_options o = {.disks = &r->disk,
+                                 .n_disks = 1,
+                                 .run_dir = xstrdup(in("run")),
+                                 .bpf_dir = pinned ? xstrdup(in("bpf")) : NULL,
+                                 .only = only};
+    if (tracking_start(&o, &t, &e) < 0) {
+        printf("Bail out! %s\n", e.text);
+        exit(1);
+    }
+    return t;
+}
+
+// The tracker asked for, or the test is skipped with the reason why there is none.
+__attribute__((unused)) static struct tracking *rig_need(struct rig *r, const char *only)
+{
+    struct tracking *t = rig_track(r, only, true);
+    if (strcmp(tracking_name(t), "none") == 0)
+        rig_skip(tracking_state(t, 0).why);
+    return t;
+}

@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which tracker is chosen when the kernel refuses others, and what makes a disk unknown.
+// The kernel refuses by a seccomp filter in a child.
+#include "rig.h"
+
+#include "agent/tracefs.h"
+
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/syscall.h>
+
+#define NONE 0xffff // no system call
+static struct rig rig;
+
+// From now on this process cannot make these calls (ENOSYS).
+static void refuse(unsigned a, unsigned b, unsigned c)
+{
+    struct sock_filter f[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, a, 2, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, b, 1, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, c, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSYS),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {ARRAY_LEN(f), f};
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
+        prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) < 0)
+        exit(1);
+}
+
+// What a child that may not make these calls chooses, and why its disk is unknown.
+static void chosen(unsigned a, unsigned b, unsigned c, char ret_name[static 200])
+{
+    int p[2];
+    if (pipe2(p, O_CLOEXEC) < 0)
+        exit(1);
+    pid_t child = fork();
+    if (child == 0) {
+        scratch_owner = 0;
+        refuse(a, b, c);
+        struct tracking *t = rig_track(&rig, NULL, true);
+        struct tracking_state s = tracking_state(t, 0);
+        char line[200];
+        (void)snprintf(line, sizeof(line), "%s%s%.150s", tracking_name(t),
+                       s.known ? "" : ": ", s.why);
+        (void)fd_write(p[1], line, strlen(line) + 1);
+        tracking_stop(t, false);
+        _exit(0);
+    }
+    close(p[1]);
+    memset(ret_name, 0, 200);
+    ssize_t n = read(p[0], ret_name, 199);
+    (void)n;
+    close(p[0]);
+    (void)waitpid(child, NULL, 0);
+}
+
+static void choices(void)
+{
+    char name[200];
+    chosen(NONE, NONE, NONE, name);
+    if (strcmp(name, "bpf") != 0) {
+        skip("the best comes first", name);
+        return;
+    }
+    is_str(name, "bpf", "the best comes first");
+    chosen(SYS_bpf, NONE, NONE, name);
+    is_str(name, "ftrace", "without bpf() the kernel's tracer is next");
+    chosen(SYS_fsopen, NONE, NONE, name);
+    is_str(name, "bpf", "without tracefs BPF does");
+    chosen(SYS_bpf, SYS_fsopen, NONE, name);
+    ok(str_starts(name, "none: no tracker works: bpf: "),
+       "without both nothing is ever known, and it says so (%s)", name);
+}
+
+static void hide_tracefs(void)
+{
+    // The same everywhere, mounted or not. BTF stays to be seen.
+    (void)mount("none", "/sys/kernel/tracing", "tmpfs", 0, NULL);
+    (void)mount("none", "/sys/kernel/debug", "tmpfs", 0, NULL);
+}
+
+static void write_blocks(unsigned n)
+{
+    AUTO(fd_close) int fd = open(in("mnt/file"), O_RDWR | O_CREAT | O_DIRECT, 0600);
+    memset(rig.chunk, 1, 4096);
+    for (unsigned i = 0; i < n; i++)
+        if (fd_pwrite(fd, rig.chunk, 4096, (uint64_t)i % 256 * 4096) < 0)
+            exit(1);
+}
+
+static void restarts(const char *only)
+{
+    struct err e;
+    struct tracking *t = rig_track(&rig, only, true);
+    if (strcmp(tracking_name(t), "none") == 0) {
+        skip("restarts", tracking_state(t, 0).why);
+        tracking_stop(t, false);
+        return;
+    }
+    struct tracking_state before = tracking_state(t, 0);
+    ok(before.known, "%s: a disk is known from the start", only);
+    (void)tracking_harvest(t, 1, 0, &e);
+    write_blocks(64);
+    (void)tracking_harvest(t, 2, 0, &e);
+    uint64_t pending = tracking_state(t, 0).pending;
+    ok(pending > 0, "%s: a write is in the harvest after it", only);
+    write_blocks(8);
+    (void)tracking_harvest(t, 2, 1, &e);
+    is_u64(tracking_state(t, 0).pending, pending,
+           "the same harvest again changes nothing");
+    tracking_stop(t, true);
+    t = rig_track(&rig, only, false); // without its pins
+    struct tracking_state after = tracking_state(t, 0);
+    ok(!after.known && after.epoch != before.epoch,
+       "%s: an agent that finds no marks knows nothing (%s)", only, after.why);
+    AUTO(extents_done) struct extents x = {0};
+    uint64_t done;
+    ok(tracking_extents(t, 0, 2, 0, rig.disk.size, &x, &done, &e) == 0 && x.n == 1 &&
+           x.v[0].kind == EXTENT_DATA,
+       "%s: and says that everything may have changed", only);
+    tracking_rearm(t, 0);
+    ok(tracking_state(t, 0).known, "%s: armed again it is known", only);
+    tracking_stop(t, false);
+}
+
+static void other_boot(void)
+{
+    struct err e;
+    tracking_stop(rig_track(&rig, NULL, true), true);
+    AUTO(fd_close) int fd = open(in("run/tracking"), O_RDWR | O_CLOEXEC);
+    if (fd_pwrite(fd, "00000000", 8, 24) < 0) // its boot id
+        exit(1);
+    struct tracking *t = rig_track(&rig, NULL, true);
+    is_str(tracking_state(t, 0).why, "reboot", "what another boot knew is worth nothing");
+    ok(tracking_harvest(t, 0, 0, &e) == 0 && tracking_state(t, 0).known,
+       "harvest 0 begins anew");
+    rig.disk.size -= 512 * KIB;
+    tracking_stop(t, true);
+    t = rig_track(&rig, NULL, true);
+    ok(!tracking_state(t, 0).known, "a disk of another size is another disk (%s)",
+       tracking_state(t, 0).why);
+    tracking_stop(t, false);
+    rig.disk.size += 512 * KIB;
+}
+
+static void trust(void)
+{
+    struct err e;
+    uint64_t n_short = 1;
+    struct tracking *t = rig_track(&rig, NULL, true);
+    char first[16];
+    (void)snprintf(first, sizeof(first), "%s", tracking_name(t));
+    (void)tracking_distrust(t, "caught", &e);
+    ok(strcmp(tracking_name(t), first) != 0,
+       "a tracker that is not trusted is replaced (%s by %s)", first, tracking_name(t));
+    is_str(tracking_state(t, 0).why, "caught", "and the disk is unknown");
+    tracking_stop(t, true);
+    t = rig_track(&rig, NULL, true);
+    ok(strcmp(tracking_name(t), first) != 0, "also after a restart");
+    tracking_stop(t, false);
+    t = rig_track(&rig, NULL, true);
+    sh("echo 0 > /sys/block/%s/queue/iostats", rig.name);
+    (void)tracking_audit(t, 0, &n_short, &e);
+    struct tracking_state s = tracking_state(t, 0);
+    ok(!s.known, "without the kernel's counts nothing is known (%s)", s.why);
+    sh("echo 1 > /sys/block/%s/queue/iostats", rig.name);
+    tracking_stop(t, false);
+}
+
+// A buffer of one page in place of the real one.
+static void overflow(void)
+{
+    struct err e;
+    struct tracking *t = rig_track(&rig, "ftrace", true);
+    AUTO(fd_close) int dir = -1;
+    if (strcmp(tracking_name(t), "none") == 0 || tracefs_open("tracefs", &dir, &e) < 0) {
+        skip("an overflow is noticed", tracking_state(t, 0).why);
+        tracking_stop(t, false);
+        return;
+    }
+    char mine[32];
+    (void)snprintf(mine, sizeof(mine), "godwit-%d-", getpid());
+    char path[64];
+    (void)snprintf(path, sizeof(path), "/proc/%d/fd/%d/instances", getpid(), dir);
+    sh("for i in %s/%s*; do echo 4 > $i/buffer_size_kb; done", path, mine);
+    write_blocks(30000);
+    (void)tracking_harvest(t, 1, 0, &e);
+    struct tracking_state s = tracking_state(t, 0);
+    ok(!s.known && s.seen.lost > 0, "an overflow is noticed (%s)", s.why);
+    tracking_stop(t, false);
+    sh("! ls -d %s/%s* 2> /dev/null", path, mine);
+    ok(true, "the instance is gone at the end");
+}
+
+int main(void)
+{
+    rig_world();
+    rig_make(&rig, false);
+    restarts("bpf");
+    restarts("ftrace");
+    other_boot();
+    trust();
+    overflow();
+    hide_tracefs();
+    choices();
+    return done_testing();
+}

@@ -143,18 +143,18 @@ static int find_file(const struct track_disk *d, uint64_t *ret_start)
 // Where on its file system the file's first block lies.
 static uint64_t place(int fd)
 {
-    struct {
-        struct fiemap map;
-        struct fiemap_extent extent;
-    } ask = {
-        .map = {.fm_length = BLOCK, .fm_extent_count = 1, .fm_flags = FIEMAP_FLAG_SYNC}};
+    uint64_t room[(sizeof(struct fiemap) + sizeof(struct fiemap_extent)) / 8] = {0};
+    struct fiemap *ask = (struct fiemap *)(void *)room;
+    ask->fm_length = BLOCK;
+    ask->fm_extent_count = 1;
+    ask->fm_flags = FIEMAP_FLAG_SYNC;
     const uint32_t nowhere = FIEMAP_EXTENT_UNKNOWN | FIEMAP_EXTENT_DELALLOC |
                              FIEMAP_EXTENT_ENCODED | FIEMAP_EXTENT_DATA_INLINE |
                              FIEMAP_EXTENT_DATA_TAIL | FIEMAP_EXTENT_UNWRITTEN;
-    if (ioctl(fd, FS_IOC_FIEMAP, &ask) < 0 || ask.map.fm_mapped_extents != 1 ||
-        (ask.extent.fe_flags & nowhere) != 0)
+    if (ioctl(fd, FS_IOC_FIEMAP, ask) < 0 || ask->fm_mapped_extents != 1 ||
+        (ask->fm_extents[0].fe_flags & nowhere) != 0)
         return PLACE_UNKNOWN;
-    return ask.extent.fe_physical;
+    return ask->fm_extents[0].fe_physical;
 }
 
 static int compare(const struct track_disk *d, struct tracker *t, size_t i,

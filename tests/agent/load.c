@@ -89,7 +89,9 @@ static void mapped(uint8_t *buf)
     int fd = make_file("mapped", 0);
     uint8_t *p = mmap(NULL, FILE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     (void)buf;
-    for (unsigned n = 0; p != MAP_FAILED; n++) {
+    if (p == MAP_FAILED)
+        exit(1);
+    for (unsigned n = 0;; n++) {
         put_le64(p + next(FILE_SIZE / 8) * 8, next(UINT64_MAX));
         if (n % 64 == 0)
             (void)msync(p, FILE_SIZE, MS_SYNC);

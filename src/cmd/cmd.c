@@ -3,13 +3,21 @@
 #include "cmd/cmd.h"
 
 const struct command *const commands[] = {
-    &command_migrate,  &command_info,
-    &command_copy,     &command_convert,
-    &command_rehearse, &command_jobs,
-    &command_status,   &command_resume,
-    &command_verify,   &command_finish,
-    &command_discard,  &command_agent,
-    &command_help,     NULL,
+    &command_migrate,
+    &command_info,
+    &command_copy,
+    &command_convert,
+    &command_rehearse,
+    &command_jobs,
+    &command_status,
+    &command_resume,
+    &command_verify,
+    &command_finish,
+    &command_discard,
+    &command_agent,
+    &command_appliance,
+    &command_help,
+    NULL, // the end
 };
 
 const struct opt global_options[] = {

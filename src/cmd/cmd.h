@@ -27,9 +27,9 @@ extern const struct opt global_options[];      // fill struct globals
 const struct command *command_find(const char *name);
 
 // --- one file a command
-extern const struct command command_agent, command_info, command_copy, command_convert,
-    command_rehearse, command_migrate, command_verify, command_jobs, command_status,
-    command_resume, command_finish, command_discard, command_help;
+extern const struct command command_agent, command_appliance, command_info, command_copy,
+    command_convert, command_rehearse, command_migrate, command_verify, command_jobs,
+    command_status, command_resume, command_finish, command_discard, command_help;
 
 // --- help.c: everything that is written from the tables
 

@@ -73,19 +73,19 @@ char *vm_appliance_dir(const char *dir, const char *cache_dir)
     return found;
 }
 
-static int find(const struct appliance_options *o, char **ret, struct err *e)
+int appliance_find(const char *dir, const char *cache_dir, char **ret, struct err *e)
 {
     const char *set = getenv("GODWIT_APPLIANCE");
-    const char *dir = o->dir ? o->dir : set && set[0] ? set : NULL;
-    *ret = vm_appliance_dir(o->dir, o->cache_dir);
+    const char *named = dir ? dir : set && set[0] ? set : NULL;
+    *ret = vm_appliance_dir(dir, cache_dir);
     if (*ret)
         return 0;
     AUTO(str_free) char *cache = vm_default_cache();
-    if (dir)
+    if (named)
         return err_set(e, ERR_FAILED,
                        "no appliance in %s (vmlinux and helper.cpio); make it with "
                        "appliance/build",
-                       dir);
+                       named);
     return err_set(e, ERR_FAILED,
                    "no appliance in %s/appliance; make it with appliance/build, or name "
                    "its folder in GODWIT_APPLIANCE",
@@ -98,7 +98,7 @@ int appliance_begin(const struct appliance_options *o, struct appliance **ret,
     AUTO(appliance_end) struct appliance *a = xcalloc(1, sizeof(*a));
     enum accel accel;
     const char *why = NULL;
-    if (cancel_check(e) < 0 || find(o, &a->dir, e) < 0 ||
+    if (cancel_check(e) < 0 || appliance_find(o->dir, o->cache_dir, &a->dir, e) < 0 ||
         accel_choose(o->accel, o->cache_dir, &accel, &why, e) < 0 ||
         dir_temp(&a->run_dir, e) < 0)
         return err_wrap(e, "start the appliance");

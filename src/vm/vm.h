@@ -88,6 +88,8 @@ struct appliance_options {
     const char *cache_dir;
     uint64_t memory; // 0: 512 MiB; LUKS2 with its usual settings wants 2 GiB
 };
+// The folder where they are, for who makes other use of them; free() it.
+int appliance_find(const char *dir, const char *cache_dir, char **ret, struct err *e);
 struct appliance;
 // In two steps, for a caller with something else to do meanwhile (copying): begin returns
 // as soon as QEMU runs, wait when the agent has answered. ERR_FAILED says what is missing

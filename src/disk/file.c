@@ -6,7 +6,8 @@
 // cache, which the kernel keeps coherent: only whole pages are ever written directly. A
 // file's last page, when its size is no multiple of 4096, is therefore always written
 // buffered. A read that the page cache can answer alone comes from there (cachestat(2),
-// Linux 6.5).
+// Linux 6.5), but for block devices: file systems that are mounted write past their
+// cache.
 #include "disk/disk.h"
 
 #include <errno.h>
@@ -381,6 +382,7 @@ static int file_measure(struct file *f, const struct file_options *o, struct err
     if (fstat(f->fd, &st) < 0)
         return err_errno(e, errno, "size of %s", o->path);
     f->block_device = S_ISBLK(st.st_mode);
+    f->no_cachestat = f->block_device;
     size = (uint64_t)st.st_size;
     if (f->block_device &&
         (ioctl(f->fd, BLKGETSIZE64, &size) < 0 || ioctl(f->fd, BLKSSZGET, &sector) < 0))

@@ -162,6 +162,16 @@ __attribute__((noreturn)) static void watch(const struct freeze *f)
 
 // --- the other side
 
+// It may be thawing just now: what it was about to do is done afterwards.
+static void watchdog_end(struct freeze *f)
+{
+    fd_close(f->socket);
+    f->socket = -1;
+    while (f->watchdog > 0 && waitpid(f->watchdog, NULL, 0) < 0 && errno == EINTR)
+        ;
+    f->watchdog = 0;
+}
+
 // Nothing is frozen any more when it returns.
 static void freeze_free(struct freeze *f)
 {
@@ -169,9 +179,7 @@ static void freeze_free(struct freeze *f)
         return;
     if (f->page && f->watchdog)
         thaw_all(f);
-    fd_close(f->socket);
-    while (f->watchdog > 0 && waitpid(f->watchdog, NULL, 0) < 0 && errno == EINTR)
-        ;
+    watchdog_end(f);
     for (size_t i = 0; i < f->n; i++)
         fd_close(f->fds[i]);
     fd_close(f->timer);
@@ -340,6 +348,7 @@ int freeze_commit(struct freeze *f, struct err *e)
 int freeze_end(struct freeze *f, uint64_t *ret_ms, struct err *e)
 {
     thaw_all(f);
+    watchdog_end(f);
     uint64_t ended = atomic_load(&f->page->ended_ns), begun = f->page->begun_ns;
     int lost = atomic_load(&f->page->lost);
     freeze_free(f);

@@ -108,7 +108,7 @@ static void close_others(const struct freeze *f)
         close(fd);
 }
 
-static bool lock_memory(void)
+bool freeze_lock_memory(void)
 {
     uint8_t stack[STACK_TOUCH];
     // What is there already and what is touched from now on: not the stacks and heaps of
@@ -140,7 +140,7 @@ __attribute__((noreturn)) static void watch(const struct freeze *f)
     close_others(f);
     // What we run is there before anything is frozen: thawing nothing is the same code.
     thaw_all(f);
-    if (!lock_memory() || write(f->socket, "", 1) != 1)
+    if (!freeze_lock_memory() || write(f->socket, "", 1) != 1)
         _exit(1);
     struct pollfd p[] = {{f->socket, POLLIN, 0}, {f->timer, POLLIN, 0}};
     for (nfds_t n = 2;;) {

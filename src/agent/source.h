@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The agent on a server that runs: its control calls, its exports, who may ask.
 //
-//     main thread: poll loop (listener, or dialling out; one idle control connection)
-//       ├─ control connection: http_serve() with source_calls, one at a time, in a thread
-//       └─ data connection:    serve_connection() with the exports, a thread each
+//     main thread     listens, or dials out and keeps one idle connection there
+//       ├─ control    calls_serve() with source_calls, a thread a connection
+//       └─ data       serve_connection() with the exports, a thread a connection
 //
 // What they share is struct source; its mutex guards all of it but the disks' contents.
 // Exports: DISK (truthful), DISK.used, DISK.hash; metadata context "godwit:changed:ID".
@@ -14,49 +14,146 @@
 #include "agent/volumes.h"
 #include "map/map.h"
 
-#define AGENT_DIR "/etc/godwit-agent" // key, certificates, config.json
+#include <pthread.h>
+
+#define AGENT_DIR "/etc/godwit-agent" // key, certificates, config.json, hooks.d
 #define AGENT_RUN "/run/godwit-agent"
 #define AGENT_STATE "/var/lib/godwit-agent" // fenced, after a commit
-#define AGENT_PORT "7443"
 #define AGENT_PROTOCOL 1 // of the control calls; godwit says which it speaks
+#define AGENT_TOKEN_MAX 64
 
-extern const struct call source_calls[];
-extern const size_t n_source_calls;
+// --- config.c: DIR/config.json
+
+struct agent_config {
+    char *name;   // as enrolled
+    char *listen; // "0.0.0.0:7443", NULL: dials
+    char *dial;   // where godwit listens
+    char *plain;  // a second port with STARTTLS for stock clients, NULL: none
+};
+int config_read(const char *dir, struct agent_config *ret, struct err *e);
+int config_write(const char *dir, const struct agent_config *c, struct err *e);
+void config_done(struct agent_config *c);
+__attribute__((unused)) static inline void auto_config_done(struct agent_config *c)
+{
+    config_done(c);
+}
+
+// --- source.c: connections
 
 struct source;
 struct source_options {
     const char *dir, *run_dir, *state_dir; // the above, or a test's
     const char *tracker;                   // by name, NULL: the best that works
-    struct strings disks; // by name, tests: these alone (loop devices); else all
-    const char
-        *plain_address; // a second port with STARTTLS for stock clients; NULL: none
+    const struct strings *disks; // by name: these alone (tests: loop devices); else all
 };
 int source_new(const struct source_options *options, struct source **ret, struct err *e);
 void source_free(struct source *s);
 DEFINE_AUTO(source_free, struct source *)
-// Serves until cancelled.
+// Serves until cancelled. *ret_ready, when not NULL, is called once it can be reached.
 int source_run(struct source *s, struct err *e);
 
-// --- inventory.c: the server as a machine (machine.h's JSON) with facts about it
+// --- the rest is for the agent's own files
 
-int inventory(const struct block_disks *d, const struct volume_mounts *m, json_t **ret,
-              struct err *e);
+// What of the disks was in use when they were last settled; connections keep the one that
+// they began with.
+struct used_set {
+    struct allocation allocation;
+    unsigned users; // under source.lock
+};
+struct source {
+    const struct source_options *o;
+    struct agent_config config;
+    struct tls *tls;
+    int listener, plain_listener; // -1: none
+    pthread_mutex_t lock;         // for all below
+    struct block_disks disks;
+    struct track_disk *tracked; // as disks, for the tracker
+    struct {
+        char *disk;
+        struct pace *pace;
+    } paces[64]; // of every disk that was ever found: connections use them
+    size_t n_paces;
+    struct tracking *tracking; // NULL: nothing is tracked
+    struct used_set *used;     // NULL: not armed
+    uint64_t job;              // 0: none
+    char *owner;
+    char token[AGENT_TOKEN_MAX + 1]; // of the quiesce that holds, or the fence
+    bool fenced;
+    struct freeze *freeze;
+    struct lease *lease;
+    uint64_t frozen_at_ms, deadline_ms; // clock_ms()
+    unsigned n_connections;
+    unsigned n_dials; // asked for and not yet made
+};
+// Who asks: the handlers' context.
+struct caller {
+    struct source *source;
+    char address[64];             // numeric
+    uint16_t peer_port, own_port; // what to keep open while isolated; 0: any
+};
 
-// --- enroll.c: a certificate for a one-time token
+// arm.c. With the lock held, but for used_take and used_put.
+int source_find_disks(struct source *s, struct err *e);
+int source_arm(struct source *s, uint64_t job, const char *owner, struct err *e);
+int source_settle(struct source *s, struct err *e); // s->used anew
+int source_harvest(struct source *s, uint64_t id, uint64_t acked, json_t **ret,
+                   struct err *e);
+json_t *source_state(struct source *s, uint64_t id); // the harvest's reply
+void source_forget(struct source *s);
+// After a start: the job that an earlier process had.
+int source_recall(struct source *s, struct err *e);
+struct pace *source_pace(struct source *s, const char *disk);
+void source_pace_off(struct source *s, bool off);
+struct used_set *used_take(struct source *s);
+void used_put(struct source *s, struct used_set *u);
 
-// Dials `address` (or listens on it), proves the token both ways, sends a request for a
-// certificate with a key made here, keeps what comes back.
+// exports.c
+struct serve_options source_exports(struct source *s);
+
+// calls of the source role (docs/live.md)
+extern const struct call source_calls[];
+extern const size_t n_source_calls;
+
+// quiesce.c: hooks, isolation, freeze, fence; with the lock held
+int quiesce_begin(struct source *s, const struct caller *c, const char *token,
+                  uint64_t deadline_ms, json_t **ret_steps, struct err *e);
+int quiesce_commit(struct source *s, const struct caller *c, const char *token,
+                   struct err *e);
+int quiesce_release(struct source *s, const char *token, uint64_t *ret_frozen_ms,
+                    struct err *e);
+// Ends what an earlier process left quiesced; nothing where there is a fence.
+void quiesce_recover(struct source *s);
+
+// lease.c: a process of its own that lifts the isolation at the deadline, or when we die
+struct lease;
+int lease_begin(uint64_t deadline_ms, struct lease **ret, struct err *e);
+void lease_end(struct lease *l, bool keep); // keep: the isolation stays
+
+// pace.c: reading that gives way to the server's own I/O on a disk
+struct pace *pace_new(const char *disk); // its name in /sys/class/block
+void pace_free(struct pace *p);
+void pace_off(struct pace *p, bool off); // nothing else is going on: as fast as it goes
+struct disk *paced_new(struct disk *next /* taken */, struct pace *pace /* borrowed */);
+
+// hooks.c: DIR/hooks.d/*, run as HOOK quiesce | HOOK resume
+int hooks_run(const char *dir, const char *what, uint64_t timeout_ms, struct err *e);
+
+// inventory.c: the server as a machine (machine.h's JSON) with facts about it
+int inventory(const struct block_disks *d, json_t **ret, struct err *e);
+
+// enroll.c: a certificate for a one-time token. Dials `address` or listens on it, proves
+// the token both ways, keeps what comes back for a key that was made here.
 int enroll(const char *dir, const char *address, bool listen, const char *token,
            struct err *e);
 
-// --- install.c: unit or init script, and taking everything away again
+// install.c: program, units or init script; and taking everything away again
+int agent_install(const char *root, struct err *e);
+int agent_uninstall(const char *root, bool force, struct err *e);
 
-int install(const char *root, const char *dir, struct err *e);
-int uninstall(const char *root, bool force, struct err *e);
-
-// --- fence.c: what a commit leaves behind
-
-// Written to state_dir; applied again at boot by `godwit-agent fence`.
-int fence_write(const char *state_dir, const char *token, struct err *e);
-int fence_apply(const char *state_dir, struct err *e); // no fence there: nothing
+// fence.c: what a commit leaves on the disk
+int fence_write(const char *state_dir, const char *token, const struct caller *keep,
+                struct err *e);
+// *ret_token empty: no fence. Isolates when there is one.
+int fence_apply(const char *state_dir, char ret_token[static AGENT_TOKEN_MAX + 1],
+                struct err *e);
 int fence_lift(const char *state_dir, struct err *e);

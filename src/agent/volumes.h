@@ -52,6 +52,9 @@ void mounts_done(struct volume_mounts *m);
 // *ret_settled: UUIDs of those that it worked for.
 int freeze_settle(const struct volume_mounts *m, struct strings *ret_settled,
                   struct err *e);
+// Locks this process's memory, so that nothing of it has to be read from a frozen file
+// system. False: not allowed.
+bool freeze_lock_memory(void);
 struct freeze;
 // sync, then all of them; what cannot be frozen is synced. From the first on an
 // independent, memory-locked process thaws everything at the deadline, or when we die.

@@ -1,0 +1,352 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a job has of this server: its disks, the tracker over them, what of them is in
+// use. The order is the rule (DESIGN.md section 6): the tracker first, then every file
+// system is frozen and thawed, then its bitmaps are read.
+//
+// RUN/job.json says whose the disks are, so that an agent that was killed goes on; a
+// reboot takes it away, and with it everything that was known.
+#include "agent/source.h"
+
+#include <stdio.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define BPF_FS "/sys/fs/bpf"
+
+// --- disks
+
+static bool wanted(const struct source *s, const struct block_disk *d)
+{
+    const struct strings *only = s->o->disks;
+    if (only && only->n)
+        return strings_have(only, d->name);
+    return !d->removable && d->size > 0;
+}
+
+static void drop_disks(struct source *s)
+{
+    free(s->tracked);
+    s->tracked = NULL;
+    block_disks_done(&s->disks);
+    s->disks = (struct block_disks){0};
+}
+
+int source_find_disks(struct source *s, struct err *e)
+{
+    struct block_disks all = {0};
+    drop_disks(s);
+    if (block_list(s->o->disks, &all, e))
+        return -1;
+    for (size_t i = 0; i < all.n; i++) {
+        if (wanted(s, &all.v[i])) {
+            vec_push(&s->disks, all.v[i]);
+            all.v[i] = (struct block_disk){0};
+        }
+    }
+    block_disks_done(&all);
+    if (s->disks.n == 0)
+        return err_set(e, ERR_REFUSED, "this server has no disk of its own");
+    s->tracked = xcalloc(s->disks.n, sizeof(*s->tracked));
+    for (size_t i = 0; i < s->disks.n; i++) {
+        const struct block_disk *d = &s->disks.v[i];
+        s->tracked[i] = (struct track_disk){.name = d->name,
+                                            .node = d->node,
+                                            .serial = d->serial,
+                                            .major = d->major,
+                                            .minor = d->minor,
+                                            .size = d->size};
+    }
+    return 0;
+}
+
+// The disks as they are now, if they are others than those that are tracked.
+static int check_disks(struct source *s, struct err *e)
+{
+    struct block_disks now = {0};
+    int status = 0;
+    if (block_list(s->o->disks, &now, e))
+        return -1;
+    size_t n = 0;
+    for (size_t i = 0; i < now.n && !status; i++) {
+        const struct block_disk *d = &now.v[i];
+        if (!wanted(s, d))
+            continue;
+        const struct block_disk *old = n < s->disks.n ? &s->disks.v[n] : NULL;
+        n++;
+        if (!old || strcmp(old->name, d->name) != 0)
+            status = err_set(e, ERR_REFUSED,
+                             "disk %s was not there when job %llu began: discard the job "
+                             "and begin anew, or take the disk away",
+                             d->name, (unsigned long long)s->job);
+        else if (old->size != d->size)
+            status = err_set(e, ERR_REFUSED,
+                             "disk %s had %llu bytes when job %llu began and has %llu "
+                             "now: discard the job and begin anew",
+                             d->name, (unsigned long long)old->size,
+                             (unsigned long long)s->job, (unsigned long long)d->size);
+    }
+    if (!status && n < s->disks.n)
+        status = err_set(e, ERR_REFUSED, "disk %s is gone since job %llu began",
+                         s->disks.v[n].name, (unsigned long long)s->job);
+    block_disks_done(&now);
+    return status;
+}
+
+struct pace *source_pace(struct source *s, const char *disk)
+{
+    for (size_t i = 0; i < s->n_paces; i++) {
+        if (strcmp(s->paces[i].disk, disk) == 0)
+            return s->paces[i].pace;
+    }
+    if (s->n_paces == ARRAY_LEN(s->paces))
+        return s->paces[0].pace; // gives way to some disk
+    s->paces[s->n_paces].disk = xstrdup(disk);
+    s->paces[s->n_paces].pace = pace_new(disk);
+    return s->paces[s->n_paces++].pace;
+}
+
+void source_pace_off(struct source *s, bool off)
+{
+    for (size_t i = 0; i < s->n_paces; i++)
+        pace_off(s->paces[i].pace, off);
+}
+
+// --- what is in use
+
+struct used_set *used_take(struct source *s)
+{
+    pthread_mutex_lock(&s->lock);
+    struct used_set *u = s->used;
+    if (u)
+        u->users++;
+    pthread_mutex_unlock(&s->lock);
+    return u;
+}
+
+static void used_drop(struct used_set *u)
+{
+    if (!u || --u->users > 0)
+        return;
+    allocation_done(&u->allocation);
+    free(u);
+}
+
+void used_put(struct source *s, struct used_set *u)
+{
+    pthread_mutex_lock(&s->lock);
+    used_drop(u);
+    pthread_mutex_unlock(&s->lock);
+}
+
+static int read_used(struct source *s, const struct strings *settled, struct err *e)
+{
+    AUTO(free) void *memory = xcalloc(s->disks.n, sizeof(struct disk *));
+    struct disk **disks = memory;
+    struct used_set *u = xcalloc(1, sizeof(*u));
+    const struct allocation_live live = {.uuids = settled};
+    int status = 0;
+    for (size_t i = 0; i < s->disks.n && !status; i++)
+        status =
+            file_open(&(struct file_options){.path = s->disks.v[i].node}, &disks[i], e);
+    if (!status)
+        status = allocation_read(disks, s->disks.n, &live, &u->allocation, e);
+    for (size_t i = 0; i < s->disks.n; i++)
+        disk_close(disks[i]);
+    if (status) {
+        free(u);
+        return -1;
+    }
+    u->users = 1;
+    used_drop(s->used);
+    s->used = u;
+    return 0;
+}
+
+int source_settle(struct source *s, struct err *e)
+{
+    struct volume_mounts mounts = {0};
+    AUTO(strings_done) struct strings settled = {0};
+    if (mounts_list(&s->disks, &mounts, e))
+        return -1;
+    int status = freeze_settle(&mounts, &settled, e);
+    mounts_done(&mounts);
+    return status || read_used(s, &settled, e) ? -1 : 0;
+}
+
+// --- whose it is
+
+static int write_job(struct source *s, struct err *e)
+{
+    AUTO(str_free) char *path = path_join(s->o->run_dir, "job.json");
+    AUTO(json_free)
+    json_t *j = json_pack("{s:I, s:s}", "job", (json_int_t)s->job, "owner", s->owner);
+    if (!j)
+        return err_set(e, ERR_REFUSED, "the job's owner is not text");
+    AUTO(str_free) char *text = json_text(j);
+    return file_write(path, text, strlen(text), 0600, e);
+}
+
+static int check_owner(const struct source *s, uint64_t job, const char *owner,
+                       struct err *e)
+{
+    if (!s->job || (s->job == job && strcmp(s->owner, owner) == 0))
+        return 0;
+    return err_set(e, ERR_REFUSED,
+                   "this server is being migrated by job %llu of %s already: finish or "
+                   "discard that one first",
+                   (unsigned long long)s->job, s->owner);
+}
+
+// bpffs, where systemd has it, or one of our own.
+static char *bpf_folder(const struct source *s)
+{
+    struct err ignored; // without it nothing outlives us
+    AUTO(str_free) char *name = xstrdup(s->o->run_dir);
+    for (char *p = name; *p; p++)
+        *p = *p == '/' ? '_' : *p;
+    AUTO(str_free) char *dir = path_join(BPF_FS, name + (*name == '_'));
+    return dir_make(dir, 0700, &ignored) ? NULL : steal(dir);
+}
+
+static int start_tracking(struct source *s, struct err *e)
+{
+    AUTO(str_free) char *bpf = bpf_folder(s);
+    struct tracking_options o = {.disks = s->tracked,
+                                 .n_disks = s->disks.n,
+                                 .run_dir = s->o->run_dir,
+                                 .bpf_dir = bpf,
+                                 .only = s->o->tracker};
+    return tracking_start(&o, &s->tracking, e);
+}
+
+int source_arm(struct source *s, uint64_t job, const char *owner, struct err *e)
+{
+    if (check_owner(s, job, owner, e))
+        return -1;
+    if (s->tracking && s->used)
+        return check_disks(s, e);
+    if (!s->tracking && (source_find_disks(s, e) || start_tracking(s, e)))
+        return -1;
+    if (source_settle(s, e)) {
+        tracking_stop(s->tracking, false);
+        s->tracking = NULL;
+        return -1;
+    }
+    s->job = job;
+    char *copy = xstrdup(owner); // may be s->owner itself
+    free(s->owner);
+    s->owner = copy;
+    return write_job(s, e);
+}
+
+int source_recall(struct source *s, struct err *e)
+{
+    AUTO(str_free) char *path = path_join(s->o->run_dir, "job.json");
+    AUTO(buf_done) struct buf b = BUF_INIT(4 * KIB);
+    AUTO(json_free) json_t *j = NULL;
+    if (access(path, F_OK))
+        return 0;
+    if (file_read(path, &b, e) || json_parse(b.data ? b.data : "", b.len, path, &j, e))
+        return -1;
+    const char *owner = json_string_value(json_object_get(j, "owner"));
+    uint64_t job = (uint64_t)json_integer_value(json_object_get(j, "job"));
+    if (!owner || !job)
+        return err_set(e, ERR_FAILED, "%s names no job", path);
+    return source_arm(s, job, owner, e);
+}
+
+void source_forget(struct source *s)
+{
+    AUTO(str_free) char *path = path_join(s->o->run_dir, "job.json");
+    AUTO(str_free) char *bpf = bpf_folder(s);
+    struct err ignored; // in folders that a reboot empties
+    tracking_stop(s->tracking, false);
+    s->tracking = NULL;
+    if (bpf)
+        (void)dir_remove(bpf, &ignored);
+    used_drop(s->used);
+    s->used = NULL;
+    s->job = 0;
+    (void)file_remove(path, &ignored);
+}
+
+// --- harvests
+
+// What the kernel counted as written to a disk since it is there, in bytes.
+static uint64_t rewritten(const char *disk)
+{
+    AUTO(str_free) char *path = xasprintf("/sys/class/block/%s/stat", disk);
+    AUTO(buf_done) struct buf b = BUF_INIT(4 * KIB);
+    struct err ignored; // no counter: no rate is shown
+    unsigned long long sectors;
+    // Documentation/block/stat.rst: the seventh is sectors written.
+    if (file_read(path, &b, &ignored) || !b.data ||
+        sscanf(b.data, "%*u %*u %*u %*u %*u %*u %llu", &sectors) != 1)
+        return 0;
+    return sectors * 512;
+}
+
+json_t *source_state(struct source *s, uint64_t id)
+{
+    json_t *disks = json_array();
+    for (size_t i = 0; i < s->disks.n; i++) {
+        const struct block_disk *d = &s->disks.v[i];
+        struct tracking_state state = tracking_state(s->tracking, i);
+        AUTO(str_free)
+        char *identity =
+            xasprintf("%s serial %s size %llu", d->name, d->serial ? d->serial : "none",
+                      (unsigned long long)d->size);
+        json_array_append_new(
+            disks, json_pack("{s:s, s:s, s:I, s:b, s:s*, s:I, s:I, s:I}", "name", d->name,
+                             "identity", identity, "size", (json_int_t)d->size, "known",
+                             (int)state.known, "why", state.known ? NULL : state.why,
+                             "epoch", (json_int_t)(state.epoch & INT64_MAX), "changed",
+                             (json_int_t)state.pending, "rewritten",
+                             (json_int_t)rewritten(d->name)));
+    }
+    uint64_t now = clock_ms();
+    bool frozen = s->freeze && freeze_holds(s->freeze);
+    return json_pack(
+        "{s:I, s:s, s:b, s:I, s:I, s:o}", "id", (json_int_t)id, "tracker",
+        tracking_name(s->tracking), "frozen", (int)frozen, "frozen_ms",
+        (json_int_t)(frozen ? now - s->frozen_at_ms : 0), "deadline_ms",
+        (json_int_t)(frozen && s->deadline_ms > now ? s->deadline_ms - now : 0), "disks",
+        disks);
+}
+
+// Frozen: nothing is written any more, so that the kernel's count and the tracker's must
+// agree.
+static int audit(struct source *s, struct err *e)
+{
+    for (size_t i = 0; i < s->disks.n; i++) {
+        uint64_t sectors;
+        if (tracking_audit(s->tracking, i, &sectors, e))
+            return -1;
+    }
+    return 0;
+}
+
+int source_harvest(struct source *s, uint64_t id, uint64_t acked, json_t **ret,
+                   struct err *e)
+{
+    if (!s->tracking)
+        return err_set(e, ERR_REFUSED, "this server is not armed");
+    if (check_disks(s, e) || tracking_harvest(s->tracking, id, acked, e) ||
+        (s->freeze && freeze_holds(s->freeze) && audit(s, e)))
+        return -1;
+    json_t *state = source_state(s, id);
+    // What is not known is asked for by hashes now; from here on it is known again.
+    bool again = false;
+    for (size_t i = 0; i < s->disks.n; i++) {
+        if (tracking_state(s->tracking, i).known)
+            continue;
+        tracking_rearm(s->tracking, i);
+        again = true;
+    }
+    if (again && !s->freeze && source_settle(s, e)) {
+        json_decref(state);
+        return -1;
+    }
+    *ret = state;
+    return 0;
+}

@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: Apache-2.0
+// Reading that gives way: the server's own I/O comes first. The kernel counts requests
+// and the time that they took for each disk (Documentation/block/stat.rst); less our own
+// that is the others' mean latency. Once a second we pause for a moment and see what it
+// is without us; while it is more than a fifth higher with us, we read more slowly, else
+// faster. On a disk that nobody else uses there is no limit and no pause.
+//
+// Means and not the 99th percentile, because that is what every kernel counts; bench/pace
+// holds what the percentile comes to.
+#include "agent/source.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <time.h>
+#include <unistd.h>
+
+// Larger ones would be several requests to the kernel, which counts those.
+#define PIECE ((size_t)256 * 1024)
+#define WINDOW_NS (UINT64_C(100) * 1000 * 1000)
+#define WINDOWS_PER_ROUND 10 // of which the first is without us
+#define OTHERS_MIN 2         // requests of others in a window that make it a load
+#define RATE_MIN (512.0 * 1024)
+#define RATE_START (32.0 * 1024 * 1024)
+#define RATE_MAX (16.0 * 1024 * 1024 * 1024)
+#define WORSE 1.2
+#define SLOWER 0.7
+#define FASTER 1.15
+#define WEIGHT 0.3 // of the newest window
+
+struct counters {
+    uint64_t requests, ticks_ms;
+};
+struct pace {
+    pthread_mutex_t lock; // for all below
+    int fd;               // of the disk's stat file, -1: no counters, no pace
+    bool off;
+    struct counters at;   // when this window began
+    uint64_t window_ns;   // when
+    unsigned window;      // of the round
+    uint64_t own, own_ns; // our requests in this window, and their time
+    bool loaded;          // others use the disk
+    double alone, with;   // their mean latency, ms; 0: not known yet
+    double rate;          // bytes a second for us, while loaded
+    uint64_t next_ns;     // when the next request may go
+};
+
+struct pace *pace_new(const char *disk)
+{
+    AUTO(str_free) char *path = xasprintf("/sys/class/block/%s/stat", disk);
+    struct pace *p = xcalloc(1, sizeof(*p));
+    pthread_mutex_init(&p->lock, NULL);
+    p->fd = open(path, O_RDONLY | O_CLOEXEC);
+    p->rate = RATE_START;
+    return p;
+}
+
+void pace_free(struct pace *p)
+{
+    if (!p)
+        return;
+    fd_close(p->fd);
+    pthread_mutex_destroy(&p->lock);
+    free(p);
+}
+
+void pace_off(struct pace *p, bool off)
+{
+    pthread_mutex_lock(&p->lock);
+    p->off = off;
+    pthread_mutex_unlock(&p->lock);
+}
+
+static bool read_counters(int fd, struct counters *ret)
+{
+    char text[512];
+    unsigned long long reads, read_ms, writes, write_ms;
+    ssize_t n = pread(fd, text, sizeof(text) - 1, 0);
+    if (n <= 0)
+        return false;
+    text[n] = '\0';
+    // reads: requests, merged, sectors, ms; writes: the same
+    if (sscanf(text, "%llu %*u %*u %llu %llu %*u %*u %llu", &reads, &read_ms, &writes,
+               &write_ms) != 4)
+        return false;
+    *ret = (struct counters){.requests = reads + writes, .ticks_ms = read_ms + write_ms};
+    return true;
+}
+
+static void blend(double *mean, double value)
+{
+    *mean = *mean > 0 ? WEIGHT * value + (1 - WEIGHT) * *mean : value;
+}
+
+static void adjust(struct pace *p)
+{
+    if (p->alone <= 0 || p->with <= 0)
+        return;
+    p->rate *= p->with > p->alone * WORSE ? SLOWER : FASTER;
+    p->rate = p->rate < RATE_MIN ? RATE_MIN : p->rate > RATE_MAX ? RATE_MAX : p->rate;
+}
+
+// A window is over: what it was like for the others.
+static void next_window(struct pace *p, uint64_t now)
+{
+    struct counters c;
+    if (!read_counters(p->fd, &c))
+        return;
+    uint64_t requests = c.requests - p->at.requests, ticks = c.ticks_ms - p->at.ticks_ms;
+    uint64_t own_ms = p->own_ns / 1000000;
+    uint64_t others = requests > p->own ? requests - p->own : 0;
+    double latency =
+        others ? (double)(ticks > own_ms ? ticks - own_ms : 0) / (double)others : 0;
+    bool was_loaded = p->loaded;
+    p->loaded = others >= OTHERS_MIN;
+    if (p->loaded && !was_loaded) {
+        p->window = 0; // begins with a look without us
+        p->alone = p->with = 0;
+    } else if (p->loaded) {
+        // A mean of 0 ms is one below the counters' grain.
+        blend(p->window == 0 ? &p->alone : &p->with, latency > 0.01 ? latency : 0.01);
+        if (p->window > 0)
+            adjust(p);
+        p->window = (p->window + 1) % WINDOWS_PER_ROUND;
+    }
+    p->at = c;
+    p->window_ns = now;
+    p->own = p->own_ns = 0;
+}
+
+// How long to wait before reading `len` bytes.
+static uint64_t delay(struct pace *p, size_t len, uint64_t now)
+{
+    if (p->off || p->fd < 0)
+        return 0;
+    if (now - p->window_ns >= WINDOW_NS)
+        next_window(p, now);
+    if (!p->loaded)
+        return 0;
+    if (p->window == 0)
+        return p->window_ns + WINDOW_NS - now;
+    if (p->next_ns > now)
+        return p->next_ns - now;
+    p->next_ns = now + (uint64_t)((double)len * 1e9 / p->rate);
+    return 0;
+}
+
+static void wait_for_turn(struct pace *p, size_t len)
+{
+    for (;;) {
+        pthread_mutex_lock(&p->lock);
+        uint64_t ns = delay(p, len, clock_ns());
+        pthread_mutex_unlock(&p->lock);
+        if (ns == 0)
+            return;
+        struct timespec t = {.tv_nsec = (long)min_u64(ns, WINDOW_NS)};
+        nanosleep(&t, NULL);
+    }
+}
+
+static void count(struct pace *p, uint64_t ns)
+{
+    pthread_mutex_lock(&p->lock);
+    p->own++;
+    p->own_ns += ns;
+    pthread_mutex_unlock(&p->lock);
+}
+
+// --- the filter
+
+struct paced {
+    struct disk disk;
+    struct disk *next;
+    struct pace *pace;
+};
+_Static_assert(offsetof(struct paced, disk) == 0, "cast from struct disk");
+
+static int paced_read(struct disk *d, void *buf, size_t len, uint64_t off, struct err *e)
+{
+    struct paced *p = (struct paced *)d;
+    for (size_t done = 0; done < len;) {
+        // Pieces begin and end where the disk likes it.
+        size_t n = (size_t)min_u64(len - done, PIECE - (off + done) % PIECE);
+        wait_for_turn(p->pace, n);
+        uint64_t start = clock_ns();
+        if (disk_read(p->next, (char *)buf + done, n, off + done, e))
+            return -1;
+        count(p->pace, clock_ns() - start);
+        done += n;
+    }
+    return 0;
+}
+
+static int paced_extents(struct disk *d, uint64_t off, uint64_t len, struct extents *out,
+                         uint64_t *ret_done, struct err *e)
+{
+    return disk_extents(((struct paced *)d)->next, off, len, out, ret_done, e);
+}
+
+static void paced_close(struct disk *d)
+{
+    disk_close(((struct paced *)d)->next);
+    free(d->name);
+    free(d);
+}
+
+static const struct disk_ops paced_ops = {
+    .type = "paced", .read = paced_read, .extents = paced_extents, .close = paced_close};
+
+struct disk *paced_new(struct disk *next, struct pace *pace)
+{
+    struct paced *p = xcalloc(1, sizeof(*p));
+    p->disk = *next;
+    p->disk.ops = &paced_ops;
+    p->disk.name = xstrdup(next->name);
+    p->next = next;
+    p->pace = pace;
+    return (struct disk *)p;
+}

@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+// The last seconds of a source (DESIGN.md section 7), each step undone by itself at the
+// deadline:
+//
+//     hooks ─► isolate ─► sync, freeze ─► … harvests … ─► commit ─► fenced, thawed
+//       │         │            │
+//       └─────────┴────────────┴── release, the deadline, or our death: all undone
+//
+// A commit takes the deadline away first; from then on only a release with its token, or
+// somebody on the console, lets this server be reached again.
+#include "agent/source.h"
+
+#include <stdio.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define HOOK_MS 30000
+
+static char *marker(const struct source *s)
+{
+    return path_join(s->o->run_dir, "quiesced");
+}
+
+static void add_step(json_t *steps, const char *name, uint64_t *since)
+{
+    uint64_t now = clock_ns();
+    json_array_append_new(
+        steps, json_pack("{s:s, s:f}", "name", name, "ms", (double)(now - *since) / 1e6));
+    *since = now;
+}
+
+static bool holds(const struct source *s)
+{
+    return s->freeze && freeze_holds(s->freeze);
+}
+
+// Everything back as it was before quiesce_begin; the first error counts.
+static int undo(struct source *s, uint64_t *ret_frozen_ms, struct err *e)
+{
+    AUTO(str_free) char *path = marker(s);
+    struct err later;
+    int status = 0;
+    *ret_frozen_ms = 0;
+    if (s->freeze)
+        status = freeze_end(s->freeze, ret_frozen_ms, e);
+    s->freeze = NULL;
+    lease_end(s->lease, false);
+    s->lease = NULL;
+    munlockall();
+    source_pace_off(s, false);
+    if (isolate_end(status ? &later : e))
+        status = -1;
+    (void)hooks_run(s->o->dir, "resume", HOOK_MS, &later); // says itself what failed
+    if (file_remove(path, status ? &later : e))
+        status = -1;
+    if (!s->fenced)
+        s->token[0] = '\0';
+    return status;
+}
+
+static int isolate(struct source *s, const struct caller *c, uint64_t deadline_ms,
+                   struct err *e)
+{
+    struct isolation keep = {
+        .peer = c->address, .peer_port = c->peer_port, .own_port = c->own_port};
+    if (lease_begin(deadline_ms, &s->lease, e))
+        return -1;
+    return isolate_begin(&keep, e);
+}
+
+static int freeze(struct source *s, uint64_t deadline_ms, struct err *e)
+{
+    struct volume_mounts mounts = {0};
+    if (mounts_list(&s->disks, &mounts, e))
+        return -1;
+    // Page faults of ours on a frozen file system would wait for the thaw. Refused (no
+    // right, no memory): the agent is small and has run already.
+    (void)freeze_lock_memory();
+    int status = freeze_begin(&mounts, deadline_ms, &s->freeze, e);
+    mounts_done(&mounts);
+    return status;
+}
+
+static int take_steps(struct source *s, const struct caller *c, uint64_t deadline_ms,
+                      json_t *steps, struct err *e)
+{
+    uint64_t since = clock_ns(), end = clock_ms() + deadline_ms;
+    if (hooks_run(s->o->dir, "quiesce", min_u64(deadline_ms, HOOK_MS), e))
+        return -1;
+    add_step(steps, "hooks", &since);
+    uint64_t now = clock_ms();
+    if (now >= end)
+        return err_set(e, ERR_RETRY, "the hooks took all of the %llu ms",
+                       (unsigned long long)deadline_ms);
+    if (isolate(s, c, end - now, e))
+        return -1;
+    add_step(steps, "isolate", &since);
+    s->deadline_ms = end;
+    if (freeze(s, end - clock_ms(), e))
+        return -1;
+    s->frozen_at_ms = clock_ms();
+    source_pace_off(s, true);
+    add_step(steps, "sync and freeze", &since);
+    return 0;
+}
+
+int quiesce_begin(struct source *s, const struct caller *c, const char *token,
+                  uint64_t deadline_ms, json_t **ret_steps, struct err *e)
+{
+    uint64_t ignored_ms;
+    struct err ignored;
+    if (s->fenced)
+        return err_set(e, ERR_REFUSED, "this server is fenced already: its copy may run");
+    if (!s->tracking)
+        return err_set(e, ERR_REFUSED, "this server is not armed");
+    if (holds(s) && strcmp(s->token, token) == 0) { // its answer was lost
+        *ret_steps = json_array();
+        return 0;
+    }
+    if (holds(s))
+        return err_set(e, ERR_REFUSED, "this server is frozen by another call");
+    if (s->token[0])
+        (void)undo(s, &ignored_ms, &ignored); // what a deadline left
+    AUTO(str_free) char *path = marker(s);
+    if (file_write(path, token, strlen(token), 0600, e))
+        return -1;
+    snprintf(s->token, sizeof(s->token), "%s", token);
+    json_t *steps = json_array();
+    if (take_steps(s, c, deadline_ms, steps, e)) {
+        json_decref(steps);
+        (void)undo(s, &ignored_ms, &ignored); // the first error counts
+        return -1;
+    }
+    *ret_steps = steps;
+    return 0;
+}
+
+int quiesce_commit(struct source *s, const struct caller *c, const char *token,
+                   struct err *e)
+{
+    AUTO(str_free) char *path = marker(s);
+    uint64_t ignored_ms;
+    struct err later;
+    if (strcmp(s->token, token) != 0)
+        return err_set(e, ERR_REFUSED,
+                       "this server is not frozen for this cutover (any more)");
+    if (s->fenced)
+        return 0;
+    if (!holds(s) || freeze_commit(s->freeze, e))
+        return err_set(e, ERR_REFUSED,
+                       "the deadline has come first: this server is serving again");
+    s->fenced = true;
+    lease_end(s->lease, true);
+    s->lease = NULL;
+    // Its deadline is gone: thawing is all that is left to do, and then it is written
+    // down.
+    int status = freeze_end(s->freeze, &ignored_ms, e);
+    s->freeze = NULL;
+    munlockall();
+    source_pace_off(s, false);
+    // The lease may have ended in the same moment.
+    struct isolation keep = {
+        .peer = c->address, .peer_port = c->peer_port, .own_port = c->own_port};
+    if (!isolate_holds() && isolate_begin(&keep, status ? &later : e))
+        status = -1;
+    return status || fence_write(s->o->state_dir, token, c, e) || file_remove(path, e)
+               ? -1
+               : 0;
+}
+
+int quiesce_release(struct source *s, const char *token, uint64_t *ret_frozen_ms,
+                    struct err *e)
+{
+    *ret_frozen_ms = 0;
+    if (!s->token[0])
+        return 0;
+    if (strcmp(s->token, token) != 0)
+        return err_set(e, ERR_REFUSED, "another cutover holds this server");
+    if (s->fenced && fence_lift(s->o->state_dir, e))
+        return -1;
+    s->fenced = false;
+    return undo(s, ret_frozen_ms, e);
+}
+
+void quiesce_recover(struct source *s)
+{
+    AUTO(str_free) char *path = marker(s);
+    uint64_t ignored;
+    struct err e;
+    if (s->fenced || access(path, F_OK))
+        return;
+    if (undo(s, &ignored, &e))
+        log_line(LOG_ERROR, "%s", e.text);
+}

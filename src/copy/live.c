@@ -15,24 +15,6 @@
 
 #include <inttypes.h>
 
-static void append_from(struct extents *out, const struct extent *x)
-{
-    uint64_t end = out->n ? out->v[out->n - 1].off + out->v[out->n - 1].len : 0;
-    uint64_t off = max_u64(x->off, end);
-    if (off < x->off + x->len)
-        extents_append(out, off, x->off + x->len - off, EXTENT_DATA);
-}
-
-// Both lists as one, in linear time: a fragmented disk has many extents.
-static void merge(const struct extents *a, const struct extents *b, struct extents *out)
-{
-    size_t i = 0, k = 0;
-    while (i < a->n || k < b->n) {
-        bool first = k == b->n || (i < a->n && a->v[i].off <= b->v[k].off);
-        append_from(out, first ? &a->v[i++] : &b->v[k++]);
-    }
-}
-
 static int begin_next(struct live *l, const struct copy_options *o, uint32_t round,
                       struct err *e)
 {
@@ -43,7 +25,7 @@ static int begin_next(struct live *l, const struct copy_options *o, uint32_t rou
     for (size_t i = 0; o->only && i < o->only->n; i++)
         extents_append(&wanted, o->only->v[i].off, o->only->v[i].len, EXTENT_DATA);
     extents_align(&wanted, MAP_BLOCK, size);
-    merge(&wanted, &l->doubt, &l->todo);
+    extents_or(&wanted, &l->doubt, &l->todo);
     l->delta = round > 0;
     return map_begin(o->map, &l->todo, e);
 }
@@ -89,7 +71,7 @@ int live_begin(struct live *l, const struct copy_options *o, struct err *e)
         l->dedup = dedup_new(o->others, o->n_others);
     if (open && !o->only) {
         static const struct extents none;
-        merge(&l->doubt, &none, &l->todo);
+        extents_or(&l->doubt, &none, &l->todo);
         l->delta = s.round > 1;
         l->again = true;
         return 0;

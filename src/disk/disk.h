@@ -45,6 +45,8 @@ void extents_remove(struct extents *x, uint64_t off, uint64_t len);
 uint64_t extents_bytes(const struct extents *x, enum extent_kind kind);
 // The data parts of a that are also in b's data.
 void extents_and(const struct extents *a, const struct extents *b, struct extents *out);
+// All of both, as data, in linear time.
+void extents_or(const struct extents *a, const struct extents *b, struct extents *out);
 // Data extents grown to multiples of `granule`, cut at `size`, joined.
 void extents_align(struct extents *x, uint64_t granule, uint64_t size);
 

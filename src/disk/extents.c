@@ -140,3 +140,20 @@ void extents_align(struct extents *x, uint64_t granule, uint64_t size)
     }
     x->n = n;
 }
+
+static void append_rest(struct extents *out, const struct extent *x)
+{
+    uint64_t end = out->n ? out->v[out->n - 1].off + out->v[out->n - 1].len : 0;
+    uint64_t off = max_u64(x->off, end);
+    if (off < x->off + x->len)
+        extents_append(out, off, x->off + x->len - off, EXTENT_DATA);
+}
+
+void extents_or(const struct extents *a, const struct extents *b, struct extents *out)
+{
+    size_t i = 0, k = 0;
+    while (i < a->n || k < b->n) {
+        bool first = k == b->n || (i < a->n && a->v[i].off <= b->v[k].off);
+        append_rest(out, first ? &a->v[i++] : &b->v[k++]);
+    }
+}

@@ -38,19 +38,24 @@ static void random_list(struct extents *x, bool *bytes, unsigned *seed, bool *re
 
 static void test_random(void)
 {
-    bool lists = true, ands = true, aligned = true;
+    bool lists = true, ands = true, ors = true, aligned = true;
     for (unsigned seed = 1; seed < 3000; seed++) {
-        bool a_bytes[SPACE], b_bytes[SPACE];
+        bool a_bytes[SPACE], b_bytes[SPACE], or_bytes[SPACE];
         unsigned state = seed;
         AUTO(extents_done) struct extents a = {0};
         AUTO(extents_done) struct extents b = {0};
         AUTO(extents_done) struct extents both = {0};
         random_list(&a, a_bytes, &state, &lists);
         random_list(&b, b_bytes, &state, &lists);
+        AUTO(extents_done) struct extents any = {0};
         extents_and(&a, &b, &both);
-        for (int i = 0; i < SPACE; i++)
+        extents_or(&a, &b, &any);
+        for (int i = 0; i < SPACE; i++) {
+            or_bytes[i] = b_bytes[i] || a_bytes[i];
             b_bytes[i] = b_bytes[i] && a_bytes[i];
+        }
         ands = ands && same(&both, b_bytes);
+        ors = ors && same(&any, or_bytes);
         bool grown[SPACE] = {0};
         for (unsigned i = 0; i < SPACE; i++)
             if (a_bytes[i] && i < SPACE - 3)
@@ -61,6 +66,7 @@ static void test_random(void)
     }
     ok(lists, "adding and removing agree with an array, 3000 seeds");
     ok(ands, "so does the intersection");
+    ok(ors, "and the union");
     ok(aligned, "and growing to a granule with a cut at the end");
 }
 

@@ -29,7 +29,8 @@ const struct command *command_find(const char *name);
 // --- one file a command
 extern const struct command command_agent, command_appliance, command_info, command_copy,
     command_convert, command_rehearse, command_migrate, command_verify, command_jobs,
-    command_status, command_resume, command_finish, command_discard, command_help;
+    command_status, command_resume, command_finish, command_discard, command_help,
+    command_cutover, command_pause, command_rate, command_rollback;
 
 // --- help.c: everything that is written from the tables
 
@@ -44,6 +45,7 @@ void help_bash(struct buf *out);                             // completion
 // everything else that goes wrong print_check says in the end.
 void print_buf(struct buf *b);
 int print_check(struct err *e);
+bool print_gone(void); // the reader went away: who writes for ever may stop
 void print_json(json_t *value /* taken */); // one value, indented, and a newline
 
 // Columns as wide as their widest cell. Cells come from images and peers: control

@@ -3,7 +3,7 @@
 // holds was killed: it is shown as stopped.
 #include "cmd/session.h"
 
-static const char *real_state(struct store *s, const struct job_row *job)
+const char *job_state(struct store *s, const struct job_row *job)
 {
     if (strcmp(job->state, "running") == 0 && !store_job_running(s, job->id))
         return "stopped";
@@ -22,15 +22,20 @@ static json_t *time_json(uint64_t wall)
 
 json_t *job_row_json(struct store *s, const struct job_row *job)
 {
-    json_t *j = json_pack("{s:I, s:s, s:s, s:s, s:s, s:s, s:s?, s:b, s:s?}", "id",
-                          (json_int_t)job->id, "name", job->name, "kind", job->kind,
-                          "source", job->source, "target", job->target, "state",
-                          real_state(s, job), "phase", job->phase, "phase_done",
-                          (int)job->phase_done, "error", job->error);
+    json_t *j =
+        json_pack("{s:I, s:s, s:s, s:s, s:s, s:s, s:s?, s:b, s:s?}", "id",
+                  (json_int_t)job->id, "name", job->name, "kind", job->kind, "source",
+                  job->source, "target", job->target, "state", job_state(s, job), "phase",
+                  job->phase, "phase_done", (int)job->phase_done, "error", job->error);
     json_object_set_new(j, "created", time_json(job->created));
     json_object_set_new(j, "updated", time_json(job->updated));
     if (job->report)
         json_object_set(j, "report", job->report);
+    json_t *live = NULL;
+    struct err none; // a job of another kind says nothing
+    if (!store_live(s, job->id, &live, &none) && json_object_size(live))
+        json_object_set(j, "live", live);
+    json_decref(live);
     if (job->request)
         json_object_set(j, "request", job->request);
     return j;
@@ -62,6 +67,25 @@ static void add_phases(const json_t *phases, struct buf *out)
         return;
     table_cell(&t, "  all");
     table_cellf(&t, "%.2f s", (double)total / 1000.0);
+    buf_str(out, "\n");
+    table_print(&t, out);
+}
+
+// What a running server's users had to do without it.
+static void add_steps(const json_t *report, struct buf *out)
+{
+    AUTO(table_done) struct table t = {.n_columns = 2, .right = " r"};
+    size_t i;
+    json_t *step;
+    json_array_foreach(json_object_get(report, "steps"), i, step)
+    {
+        table_cellf(&t, "  %s", text(step, "name"));
+        table_cellf(&t, "%.2f s", (double)number(step, "ms") / 1000.0);
+    }
+    if (!i)
+        return;
+    table_cell(&t, "  downtime");
+    table_cellf(&t, "%.2f s", (double)number(report, "downtime_ms") / 1000.0);
     buf_str(out, "\n");
     table_print(&t, out);
 }
@@ -127,9 +151,14 @@ void job_print(struct store *s, const struct globals *g, const struct job_row *j
     table_cell(&t, "target");
     table_cell(&t, job->target);
     table_cell(&t, "state");
-    table_cellf(&t, "%s%s%s%s", real_state(s, job), job->phase ? ", last phase " : "",
+    table_cellf(&t, "%s%s%s%s", job_state(s, job), job->phase ? ", last phase " : "",
                 job->phase ? job->phase : "",
                 job->phase && !job->phase_done ? " (not finished)" : "");
+    const json_t *cutover = json_object_get(job->report, "cutover");
+    if (cutover) {
+        table_cell(&t, "cutover");
+        table_cell(&t, text(cutover, "state"));
+    }
     table_cell(&t, "updated");
     table_cell(&t, updated);
     const char *system = text(json_object_get(job->report, "guest"), "pretty");
@@ -143,6 +172,7 @@ void job_print(struct store *s, const struct globals *g, const struct job_row *j
     }
     table_print(&t, &out);
     add_phases(json_object_get(job->report, "phases"), &out);
+    add_steps(job->report, &out);
     add_disks(json_object_get(job->report, "disks"), &out);
     add_list(json_object_get(job->report, "fixes"), "fixed", "fix", &out);
     add_list(json_object_get(job->report, "notes"), "note", "", &out);

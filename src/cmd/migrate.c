@@ -8,14 +8,17 @@ struct migrate_options {
     uint64_t rate;
     struct strings networks, luks_keys;
     bool all_blocks, allow_path, start, no_convert;
+    uint64_t max_downtime, delta_every;
+    const char *until;
 };
 
 static const struct opt options[] = {
     {.name = "method",
      .type = OPT_CHOICE,
      .arg = "METHOD",
-     .choices = "auto|offline",
-     .help = "auto or offline: the machine is off while it is copied",
+     .choices = "auto|offline|block",
+     .help = "offline: the machine is off; block: it runs, its agent tells what changes; "
+             "auto (default): by what the source is",
      .offset = offsetof(struct migrate_options, method)},
     {.name = "name",
      .type = OPT_STRING,
@@ -32,6 +35,22 @@ static const struct opt options[] = {
      .arg = "BYTES",
      .help = "read at most so many bytes a second (10M)",
      .offset = offsetof(struct migrate_options, rate)},
+    {.name = "max-downtime",
+     .type = OPT_MS,
+     .arg = "TIME",
+     .help = "of a server that runs: not off for longer (30s); refused when it cannot be",
+     .offset = offsetof(struct migrate_options, max_downtime)},
+    {.name = "until",
+     .type = OPT_CHOICE,
+     .arg = "STATE",
+     .choices = "ready",
+     .help = "ready: of a server that runs, wait for `godwit cutover`",
+     .offset = offsetof(struct migrate_options, until)},
+    {.name = "delta-every",
+     .type = OPT_MS,
+     .arg = "TIME",
+     .help = "bring what changed so often while it waits (default: 60s)",
+     .offset = offsetof(struct migrate_options, delta_every)},
     {.name = "verify",
      .type = OPT_CHOICE,
      .arg = "HOW",
@@ -105,6 +124,10 @@ static int run(const struct globals *g, void *values, const struct strings *args
         .accel = session_accel(g),
         .networks = o->networks, // lent
         .root = o->root,
+        .method = o->method,
+        .max_downtime_ms = o->max_downtime,
+        .delta_every_ms = o->delta_every,
+        .until_ready = o->until != NULL,
     };
     if (o->verify && verify_from_name(o->verify, &request.verify))
         return err_set(e, ERR_USAGE, "--verify %s is not known", o->verify);
@@ -138,13 +161,19 @@ const struct command command_migrate = {
         "Every migration is a job. Run the same line again after anything that "
         "interrupted it, and it goes on. `godwit finish JOB` makes one file a disk "
         "of replica and overlay, `godwit discard JOB` removes all of it.\n\n"
+        "A server that runs (agent://NAME) goes on running: its blocks are copied, then "
+        "what changed meanwhile, in rounds, until little is left. Then it is frozen, the "
+        "rest is copied, it is fenced, and only then the copy is made bootable and "
+        "started. Until the fence everything undoes itself; afterwards `godwit rollback "
+        "JOB` goes back.\n\n"
         "NET of --network is a network of the target's libvirt, bridge:NAME, or user "
         "(QEMU's own, from which nothing reaches the guest). An interface that is not "
         "named goes to libvirt's network default if that is active, else to user.",
     .examples =
         "godwit migrate vm.vmdk dir:out\n"
         "godwit migrate vm.ova 'libvirt+qemu:///system?pool=default' --start\n"
-        "godwit migrate 'libvirt+qemu:///system?domain=crm01' dir:out --name crm\n",
+        "godwit migrate 'libvirt+qemu:///system?domain=crm01' dir:out --name crm\n"
+        "godwit migrate agent://crm01 libvirt+qemu:///system --until ready --start\n",
     .options = options,
     .options_size = sizeof(struct migrate_options),
     .min_args = 2,

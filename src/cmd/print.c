@@ -26,6 +26,11 @@ int print_check(struct err *e)
     return failed && failed != EPIPE ? err_errno(e, failed, "writing the result") : 0;
 }
 
+bool print_gone(void)
+{
+    return failed == EPIPE;
+}
+
 void print_json(json_t *value)
 {
     AUTO(str_free)

@@ -52,6 +52,25 @@ int session_run_job(const struct globals *g, const struct strings *args,
     return status;
 }
 
+int session_ask(const struct globals *g, const struct strings *args, json_t *wish,
+                const char *then, const char *else_, struct err *e)
+{
+    AUTO(json_free) json_t *owned = wish;
+    uint64_t id;
+    bool running;
+    AUTO(store_close) struct store *s = NULL;
+    if (session_job(g, args, &id, &s, e) || job_ask(s, id, wish, &running, e))
+        return -1;
+    AUTO(buf_done) struct buf out = BUF_INIT(64 * KIB);
+    if (g->json)
+        print_json(json_pack("{s:I, s:b}", "job", (json_int_t)id, "running", running));
+    else
+        buf_printf(&out, "job %llu: %s\n", (unsigned long long)id,
+                   running ? then : else_);
+    print_buf(&out);
+    return 0;
+}
+
 enum firmware firmware_of_guest(const json_t *guest)
 {
     bool uefi = json_is_true(json_object_get(guest, "uefi"));

@@ -19,6 +19,11 @@ int session_run_job(const struct globals *g, const struct strings *args,
                     int (*act)(struct store *s, uint64_t id, const struct job_ui *ui,
                                struct job_row *ret, struct err *e),
                     struct err *e);
+// Tells the process that runs JOB, which is the first argument; `then` is said on stdout
+// when there is one, `else_` when there is none now.
+int session_ask(const struct globals *g, const struct strings *args,
+                json_t *wish /* taken */, const char *then, const char *else_,
+                struct err *e);
 // How a guest boots whose description does not say: as the appliance saw it.
 enum firmware firmware_of_guest(const json_t *guest);
 
@@ -40,4 +45,8 @@ struct job_ui progress_ui(struct progress *p);
 // --- job_table.c
 
 json_t *job_row_json(struct store *s, const struct job_row *job);
+// A live table of JOB on stdout until it is over, or interrupted. --json: a line each
+// time.
+int watch_job(struct store *s, const struct globals *g, uint64_t id, struct err *e);
+const char *job_state(struct store *s, const struct job_row *job); // as it is shown
 void job_print(struct store *s, const struct globals *g, const struct job_row *job);

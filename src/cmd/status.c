@@ -49,13 +49,28 @@ static int show(struct store *s, const struct globals *g, const struct job_row *
     return 0;
 }
 
+struct status_options {
+    bool watch;
+};
+
+static const struct opt options[] = {
+    {.name = "watch",
+     .letter = 'w',
+     .type = OPT_FLAG,
+     .help = "go on showing how far it is, whoever runs it, until it is over",
+     .offset = offsetof(struct status_options, watch)},
+    {0},
+};
+
 static int run(const struct globals *g, void *values, const struct strings *args,
                struct err *e)
 {
-    (void)values; // no options
+    const struct status_options *o = values;
     uint64_t id;
     AUTO(store_close) struct store *s = NULL;
     if (session_job(g, args, &id, &s, e))
+        return -1;
+    if (o->watch && watch_job(s, g, id, e))
         return -1;
     struct job_row job = {0};
     if (store_job_get(s, id, &job, e))
@@ -69,9 +84,17 @@ const struct command command_status = {
     .name = "status",
     .args = "JOB",
     .summary = "one job: how far it is, its figures, what happened to it",
-    .help = "Shows one job with the seconds of each phase, what was moved of each disk, "
-            "what was changed in the guest, and its events.",
-    .examples = "godwit status 7\ngodwit status 7 --json | jq .report.phases\n",
+    .help =
+        "Shows one job with the seconds of each phase, what was moved of each disk, "
+        "what was changed in the guest, and its events.\n\n"
+        "With --watch a table of what it does now comes first: the state of the "
+        "cutover, the round, how much changes and arrives a second, and how long a "
+        "cutover would take. It works from any terminal, also when the process of the "
+        "job was killed.",
+    .examples = "godwit status 7\ngodwit status 7 --json | jq .report.phases\n"
+                "godwit status 7 --watch\n",
+    .options = options,
+    .options_size = sizeof(struct status_options),
     .min_args = 1,
     .max_args = 1,
     .run = run,

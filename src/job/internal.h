@@ -9,6 +9,7 @@
 #pragma once
 
 #include "job/job.h"
+#include "job/live.h"
 
 struct job {
     struct store *store;
@@ -24,6 +25,7 @@ struct job {
     struct cloud *target;
     struct cloud_machine place;
     struct appliance *appliance;
+    struct live live; // of a source that runs
 };
 
 // --- job.c
@@ -31,6 +33,18 @@ struct job {
 void job_note(struct job *j, const char *fmt, ...) PRINTF(2, 3); // event, screen, report
 json_t *job_disk(struct job *j, size_t i); // the disk's object in the report (borrowed)
 int job_save(struct job *j, struct err *e);
+bool job_is_live(const struct job *j); // its source runs
+// The job's row, locked; job_done ends it.
+int job_take(struct job *j, uint64_t id, struct err *e);
+void job_done(struct job *j);
+__attribute__((unused)) static inline void auto_job_done(struct job *j)
+{
+    job_done(j);
+}
+void job_hand_over(struct job *j, struct job_row *ret);
+void job_set_text(char **at, const char *text);
+// For tests: dies as kill -9 would when $GODWIT_STOP_AFTER says so.
+void job_stop_after(const char *what);
 
 // --- phase_*.c
 
@@ -49,6 +63,8 @@ int phase_launch(struct job *j, struct err *e);
 // Verifies one disk that was copied, against its source too while that is unchanged.
 int verify_disk(struct job *j, size_t i, enum verify_mode mode, struct copy_result *ret,
                 struct err *e);
+// The target, asked whether it takes the machine.
+int job_target(struct job *j, struct err *e);
 // Fills j->machine, j->target and j->place from the row's report.
 int job_place(struct job *j, struct err *e);
 // Writes the report beside the disks (dir: targets).

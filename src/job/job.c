@@ -14,10 +14,20 @@
 #include <stdio.h>
 #include <unistd.h>
 
-static size_t phase_index(const char *name)
+bool job_is_live(const struct job *j)
 {
-    for (size_t i = 0; name && job_phases[i].name; i++) {
-        if (strcmp(job_phases[i].name, name) == 0)
+    return j->request.method && strcmp(j->request.method, "block") == 0;
+}
+
+static const struct phase *phases_of(const struct job *j)
+{
+    return job_is_live(j) ? live_phases : job_phases;
+}
+
+static size_t phase_index(const struct phase *phases, const char *name)
+{
+    for (size_t i = 0; name && phases[i].name; i++) {
+        if (strcmp(phases[i].name, name) == 0)
             return i;
     }
     return 0;
@@ -28,8 +38,9 @@ int job_save(struct job *j, struct err *e)
     return store_job_save(j->store, &j->row, e);
 }
 
-static void job_done(struct job *j)
+void job_done(struct job *j)
 {
+    live_close(j);
     appliance_end(j->appliance);
     for (size_t i = 0; i < j->place.n_disks; i++) {
         struct cloud_disk *d = &j->place.disks[i];
@@ -48,11 +59,6 @@ static void job_done(struct job *j)
     job_row_done(&j->row);
     fd_close(j->lock_fd);
 }
-__attribute__((unused)) static inline void auto_job_done(struct job *j)
-{
-    job_done(j);
-}
-
 void job_note(struct job *j, const char *fmt, ...)
 {
     char text[768];
@@ -119,18 +125,17 @@ static void add_ms(struct job *j, const char *name, uint64_t ms)
                           json_pack("{s:s, s:I}", "name", name, "ms", (json_int_t)ms));
 }
 
-static void set_text(char **at, const char *text)
+void job_set_text(char **at, const char *text)
 {
     char *copy = text ? xstrdup(text) : NULL;
     free(*at);
     *at = copy;
 }
 
-// For tests: dies as kill -9 would, right after the commit.
-static void stop_after(const char *phase)
+void job_stop_after(const char *what)
 {
     const char *wanted = getenv("GODWIT_STOP_AFTER");
-    if (wanted && strcmp(wanted, phase) == 0)
+    if (wanted && strcmp(wanted, what) == 0)
         kill(getpid(), SIGKILL);
 }
 
@@ -139,16 +144,23 @@ static void stop_after(const char *phase)
 static void record_failure(struct job *j, const struct err *cause)
 {
     bool made = json_is_true(json_object_get(j->row.report, "made"));
-    set_text(&j->row.error, cause->text);
-    set_text(&j->row.state, cause->code == ERR_CANCELLED          ? "stopped"
-                            : cause->code == ERR_REFUSED && !made ? "discarded"
-                                                                  : "failed");
+    job_set_text(&j->row.error, cause->text);
+    job_set_text(&j->row.state, cause->code == ERR_CANCELLED          ? "stopped"
+                                : cause->code == ERR_REFUSED && !made ? "discarded"
+                                                                      : "failed");
     struct err e;
     // The cause is what counts; a row that says "running" is shown as stopped.
     (void)job_save(j, &e);
     (void)store_event(j->store, j->row.id, "error", j->row.phase, cause->text, &e);
-    if (!made || cause->code == ERR_CANCELLED || !j->ui || !j->ui->note)
+    if (!made && job_is_live(j) && j->live.source)
+        (void)live_release(j, true, &e); // nothing is recorded for nobody
+    bool fenced = job_is_live(j) && live_state(j) >= LIVE_COMMITTING;
+    if (!made || (cause->code == ERR_CANCELLED && !fenced) || !j->ui || !j->ui->note)
         return;
+    if (job_is_live(j)) {
+        live_say_stopped(j);
+        return;
+    }
     AUTO(str_free)
     char *text = xasprintf("job %llu keeps what it has: the same line goes on from "
                            "there, `godwit discard %llu` removes it",
@@ -158,7 +170,7 @@ static void record_failure(struct job *j, const struct err *cause)
 
 static int run_phase(struct job *j, const struct phase *p, struct err *e)
 {
-    set_text(&j->row.phase, p->name);
+    job_set_text(&j->row.phase, p->name);
     j->row.phase_done = false;
     if (cancel_check(e) || job_save(j, e))
         return -1;
@@ -172,38 +184,43 @@ static int run_phase(struct job *j, const struct phase *p, struct err *e)
     j->row.phase_done = true;
     if (job_save(j, e))
         return -1;
-    stop_after(p->name);
+    job_stop_after(p->name);
     AUTO(str_free) char *text = xasprintf("done in %.2f s", (double)ms / 1000.0);
     return store_event(j->store, j->row.id, "info", p->name, text, e);
 }
 
 static int run_phases(struct job *j, struct err *e)
 {
+    const struct phase *phases = phases_of(j);
     size_t first = 0;
     if (j->row.phase)
-        first = phase_index(j->row.phase) + (j->row.phase_done ? 1 : 0);
-    if (first <= phase_index("verify"))
+        first = phase_index(phases, j->row.phase) + (j->row.phase_done ? 1 : 0);
+    // The last that needs the source.
+    if (first <= phase_index(phases, job_is_live(j) ? "cutover" : "verify"))
         first = 0;
     else if (job_place(j, e))
         return -1;
-    for (const struct phase *p = job_phases + first; p->name; p++) {
+    for (const struct phase *p = phases + first; p->name; p++) {
         if (run_phase(j, p, e))
             return -1;
     }
     if (job_write_report(j, e))
         return -1;
-    set_text(&j->row.state, "done");
+    job_set_text(&j->row.state, "done");
     return job_save(j, e);
 }
 
 // The row is complete and locked: runs it.
 static int job_run(struct job *j, struct err *e)
 {
-    set_text(&j->row.state, "running");
-    set_text(&j->row.error, NULL);
+    job_set_text(&j->row.state, "running");
+    job_set_text(&j->row.error, NULL);
     if (!j->row.report)
         j->row.report = json_object();
-    if (job_save(j, e))
+    // What stopped it is over once somebody runs it again.
+    AUTO(json_free)
+    json_t *over = json_pack("{s:n, s:n, s:n}", "pause", "cancel", "rollback");
+    if (job_save(j, e) || store_wish_change(j->store, j->row.id, over, e))
         return -1;
     if (!run_phases(j, e))
         return 0;
@@ -232,7 +249,7 @@ static int load_request(struct job *j, struct err *e)
     return job_request_read(j->row.request, &j->request, e);
 }
 
-static void hand_over(struct job *j, struct job_row *ret)
+void job_hand_over(struct job *j, struct job_row *ret)
 {
     *ret = j->row;
     j->row = (struct job_row){0};
@@ -284,9 +301,30 @@ static int answer_done(struct job *j, bool *ret_again, struct err *e)
         job_note(j, "job %llu is done already", (unsigned long long)j->row.id);
         return 0;
     }
-    set_text(&j->row.state, "discarded");
+    job_set_text(&j->row.state, "discarded");
     *ret_again = true;
     return job_save(j, e);
+}
+
+// By what the source is.
+static int choose_method(struct job_request *r, bool runs, struct err *e)
+{
+    const char *asked = r->method ? r->method : "auto";
+    if (runs && strcmp(asked, "offline") == 0)
+        return err_set(e, ERR_REFUSED,
+                       "%s runs: --method block copies it while it does, or shut it down",
+                       r->source);
+    if (!runs && strcmp(asked, "block") == 0)
+        return err_set(e, ERR_USAGE, "--method block is for servers that run (agent://)");
+    if (!runs && (r->max_downtime_ms || r->until_ready || r->delta_every_ms))
+        return err_set(e, ERR_USAGE, "%s is off: it has no downtime to be kept short",
+                       r->source);
+    if (runs && r->format)
+        return err_set(e, ERR_USAGE,
+                       "--format: of a server that runs `godwit finish` makes one file a "
+                       "disk");
+    r->method = runs ? "block" : "offline";
+    return 0;
 }
 
 // What was asked, with absolute names, as the row that stands for it.
@@ -310,7 +348,8 @@ static int new_row(const struct store *s, const struct job_request *asked,
                                      .state_dir = store_dir(s),
                                      .allow_any_path = asked->allow_any_path,
                                      .name = asked->name};
-    if (source_describe(&options, &described, e))
+    if (source_describe(&options, &described, e) ||
+        choose_method(&request, described.runs, e))
         return -1;
     *ret = (struct job_row){
         .name = xstrdup(asked->name ? asked->name : described.machine->name),
@@ -366,13 +405,13 @@ int job_migrate(struct store *s, const struct job_request *request,
     if (!status && !done)
         status = load_request(&j, e) || job_run(&j, e) ? -1 : 0;
     if (!status)
-        hand_over(&j, ret);
+        job_hand_over(&j, ret);
     return status;
 }
 
 // --- the other verbs
 
-static int job_open(struct job *j, uint64_t id, struct err *e)
+int job_take(struct job *j, uint64_t id, struct err *e)
 {
     if (store_job_get(j->store, id, &j->row, e) || job_lock(j, id, e) ||
         load_request(j, e))
@@ -388,31 +427,35 @@ int job_resume(struct store *s, uint64_t id, const struct job_ui *ui, struct job
                struct err *e)
 {
     AUTO(job_done) struct job j = {.store = s, .ui = ui, .lock_fd = -1};
-    if (job_open(&j, id, e))
+    if (job_take(&j, id, e))
         return -1;
     if (strcmp(j.row.state, "done") != 0 && job_run(&j, e))
         return -1;
-    hand_over(&j, ret);
+    job_hand_over(&j, ret);
     return 0;
 }
 
 int job_discard(struct store *s, uint64_t id, struct job_row *ret, struct err *e)
 {
     AUTO(job_done) struct job j = {.store = s, .lock_fd = -1};
-    if (job_open(&j, id, e))
+    if (job_take(&j, id, e))
         return -1;
     if (json_is_true(json_object_get(j.row.report, "made"))) {
         if (job_place(&j, e))
             return -1;
-        for (size_t i = phase_index("launch") + 1; i-- > 0;) {
-            if (job_phases[i].undo && job_phases[i].undo(&j, e))
+        const struct phase *phases = phases_of(&j);
+        for (size_t i = phase_index(phases, "launch") + 1; i-- > 0;) {
+            if (phases[i].undo && phases[i].undo(&j, e))
                 return -1;
         }
     }
-    set_text(&j.row.state, "discarded");
+    // With the target gone the source may serve again.
+    if (job_is_live(&j) && live_forget(&j, e))
+        return -1;
+    job_set_text(&j.row.state, "discarded");
     if (job_save(&j, e) || store_event(s, id, "info", NULL, "discarded", e))
         return -1;
-    hand_over(&j, ret);
+    job_hand_over(&j, ret);
     return 0;
 }
 
@@ -424,8 +467,8 @@ static int finish_disk(struct job *j, size_t i, struct err *e)
         // Killed after the commit and before the row was saved: the overlay is gone.
         if (!access(d->overlay, F_OK) && overlay_commit(d->overlay, e))
             return -1;
-        set_text(&d->final, d->replica);
-        set_text(&d->final_format, "raw");
+        job_set_text(&d->final, d->replica);
+        job_set_text(&d->final_format, "raw");
     }
     if (file_remove(d->map, e))
         return -1;
@@ -442,7 +485,7 @@ static int finish(struct job *j, struct err *e)
                        (unsigned long long)j->row.id);
     if (job_place(j, e))
         return -1;
-    set_text(&j->row.phase, "finish");
+    job_set_text(&j->row.phase, "finish");
     j->row.phase_done = false;
     if (job_save(j, e))
         return -1;
@@ -454,6 +497,8 @@ static int finish(struct job *j, struct err *e)
     if (j->target->ops->import(j->target, &j->place, e))
         return -1;
     add_ms(j, "finish", clock_ms() - start);
+    if (job_is_live(j) && live_finish(j, e))
+        return -1;
     if (job_write_report(j, e))
         return -1;
     j->row.phase_done = true;
@@ -464,9 +509,9 @@ int job_finish(struct store *s, uint64_t id, const struct job_ui *ui, struct job
                struct err *e)
 {
     AUTO(job_done) struct job j = {.store = s, .ui = ui, .lock_fd = -1};
-    if (job_open(&j, id, e) || finish(&j, e))
+    if (job_take(&j, id, e) || finish(&j, e))
         return -1;
-    hand_over(&j, ret);
+    job_hand_over(&j, ret);
     return 0;
 }
 
@@ -474,7 +519,7 @@ int job_verify(struct store *s, uint64_t id, enum verify_mode mode,
                const struct job_ui *ui, struct copy_result *ret, struct err *e)
 {
     AUTO(job_done) struct job j = {.store = s, .ui = ui, .lock_fd = -1};
-    if (job_open(&j, id, e))
+    if (job_take(&j, id, e))
         return -1;
     if (!json_is_true(json_object_get(j.row.report, "copied")))
         return err_set(e, ERR_REFUSED, "job %llu has not copied its disks yet",

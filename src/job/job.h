@@ -24,7 +24,11 @@ struct job_request {
     enum accel accel;
     struct strings networks;       // "MAC=NET"
     struct strings luks_key_files; // "UUID=FILE" or "FILE": never the key itself
-    const char *root; // root file system's UUID where a disk holds two systems
+    const char *root;   // root file system's UUID where a disk holds two systems
+    const char *method; // "auto" "offline" "block"; of a job never "auto"
+    // Of a running source, 0: not said.
+    uint64_t max_downtime_ms, delta_every_ms;
+    bool until_ready; // stays there until `godwit cutover`
 };
 json_t *job_request_json(const struct job_request *r);
 // The strings of *ret belong to `j`, which must outlive it; job_request_done frees the
@@ -59,7 +63,9 @@ struct phase {
     // Was it asked for? NULL: always. Only for what is shown: run decides by itself.
     bool (*wanted)(const struct job_request *r);
 };
-extern const struct phase job_phases[]; // ends with a row without name
+// Of a source that is off; live.h has those of one that runs. Ends with a row without
+// name.
+extern const struct phase job_phases[];
 
 // Finds the job of this request or makes one, and runs its phases from where it stands. A
 // job that is done already is returned as it is.
@@ -73,6 +79,14 @@ int job_finish(struct store *s, uint64_t id, const struct job_ui *ui, struct job
                struct err *e);
 // Undoes every phase, replica included: the one thing that deletes it.
 int job_discard(struct store *s, uint64_t id, struct job_row *ret, struct err *e);
+// Of a source that runs: it serves again, the target does not. Before the fence: thaws;
+// afterwards: stops the target, drops what it wrote, un-fences. The job can go on.
+int job_rollback(struct store *s, uint64_t id, const struct job_ui *ui,
+                 struct job_row *ret, struct err *e);
+// Asks the process that runs a live job for something (store.h, "wish"). *ret_running:
+// there is one now; otherwise `resume` will see it.
+int job_ask(struct store *s, uint64_t id, const json_t *wish, bool *ret_running,
+            struct err *e);
 // Compares replica and source (if it is still there) with the map; *ret sums all disks.
 int job_verify(struct store *s, uint64_t id, enum verify_mode mode,
                const struct job_ui *ui, struct copy_result *ret, struct err *e);
@@ -87,6 +101,7 @@ struct source_disk {
 };
 struct source {
     struct machine *machine;
+    bool runs;                 // it is in use: its disks are not opened here (live.h)
     struct source_disk *disks; // NULL before source_open
     size_t n_disks;
 };
@@ -123,6 +138,7 @@ struct replica_options {
     const char *path, *map_path;
     uint64_t size;
     const char *identity; // of the source and of what is copied of it
+    enum map_hash hash;   // of its map
     bool qcow2;           // a qcow2 file instead of a raw file or device
 };
 struct replica {

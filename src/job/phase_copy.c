@@ -31,6 +31,7 @@ static struct replica_options replica_of(struct job *j, size_t i)
         .map_path = d->map,
         .size = d->size,
         .identity = json_string_value(json_object_get(job_disk(j, i), "identity")),
+        .hash = job_is_live(j) ? MAP_BLAKE2B : MAP_XXH3,
     };
 }
 
@@ -176,7 +177,7 @@ int verify_disk(struct job *j, size_t i, enum verify_mode mode, struct copy_resu
                        "%s is gone: a job that was finished has nothing to verify "
                        "against",
                        d->map);
-    if (!j->source.disks)
+    if (!j->source.disks && !job_is_live(j)) // a server that ran is another one now
         reopen_source(j);
     AUTO(disk_close) struct disk *replica = NULL;
     AUTO(map_close) struct map *map = NULL;
@@ -184,7 +185,11 @@ int verify_disk(struct job *j, size_t i, enum verify_mode mode, struct copy_resu
     struct file_options file = {.path = d->replica};
     struct replica_options options = replica_of(j, i);
     struct map_key key = {
-        .replica = d->replica, .size = d->size, .source = options.identity};
+        .replica = d->replica,
+        .size = d->size,
+        .source = options.identity,
+        .hash = options.hash,
+    };
     if (file_open(&file, &replica, e) || map_open(d->map, &key, &map, e))
         return -1;
     struct disk *source = j->source.disks ? j->source.disks[i].disk : NULL;

@@ -107,7 +107,7 @@ static int open_target(struct job *j, struct err *e)
     return 0;
 }
 
-static int check_target(struct job *j, struct err *e)
+int job_target(struct job *j, struct err *e)
 {
     if (open_target(j, e))
         return -1;
@@ -167,7 +167,7 @@ int phase_inspect(struct job *j, struct err *e)
     if (j->request.no_convert)
         return 0;
     // What the target refuses is told while the appliance still boots; plan asks again.
-    return check_target(j, e) || look_at_guest(j, e) ? -1 : 0;
+    return job_target(j, e) || look_at_guest(j, e) ? -1 : 0;
 }
 
 // --- plan
@@ -224,7 +224,7 @@ int job_place(struct job *j, struct err *e)
 
 int phase_plan(struct job *j, struct err *e)
 {
-    if (check_target(j, e))
+    if (job_target(j, e))
         return -1;
     // From here on the name and the room are this job's own: written down first, because
     // placing makes a folder and a marker.

@@ -23,7 +23,8 @@ void replica_close(struct replica *r)
 
 static struct map_key key_of(const struct replica_options *o)
 {
-    return (struct map_key){.replica = o->path, .size = o->size, .source = o->identity};
+    return (struct map_key){
+        .replica = o->path, .size = o->size, .source = o->identity, .hash = o->hash};
 }
 
 static char *part_name(const char *path)

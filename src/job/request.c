@@ -28,13 +28,16 @@ static json_t *list_json(const struct strings *s)
 json_t *job_request_json(const struct job_request *r)
 {
     return json_pack(
-        "{s:s, s:s, s:s?, s:I, s:s, s:b, s:b, s:b, s:b, s:s?, s:i, s:o, s:o, s:s?}",
+        "{s:s, s:s, s:s?, s:I, s:s, s:b, s:b, s:b, s:b, s:s?, s:i, s:o, s:o, s:s?, s:s?, "
+        "s:I, s:I, s:b}",
         "source", r->source, "target", r->target, "name", r->name, "rate",
         (json_int_t)r->rate, "verify", verify_names[r->verify], "all_blocks",
         (int)r->all_blocks, "allow_path", (int)r->allow_any_path, "start", (int)r->start,
         "no_convert", (int)r->no_convert, "format", r->format, "accel", (int)r->accel,
         "networks", list_json(&r->networks), "luks_key_files",
-        list_json(&r->luks_key_files), "root", r->root);
+        list_json(&r->luks_key_files), "root", r->root, "method", r->method,
+        "max_downtime_ms", (json_int_t)r->max_downtime_ms, "delta_every_ms",
+        (json_int_t)r->delta_every_ms, "until_ready", (int)r->until_ready);
 }
 
 static void read_list(const json_t *j, const char *name, struct strings *out)
@@ -53,6 +56,11 @@ static const char *text(const json_t *j, const char *name)
     return json_string_value(json_object_get(j, name));
 }
 
+static uint64_t number(const json_t *j, const char *name)
+{
+    return (uint64_t)json_integer_value(json_object_get(j, name));
+}
+
 static bool flag(const json_t *j, const char *name)
 {
     return json_is_true(json_object_get(j, name));
@@ -64,7 +72,7 @@ int job_request_read(const json_t *j, struct job_request *ret, struct err *e)
         .source = text(j, "source"),
         .target = text(j, "target"),
         .name = text(j, "name"),
-        .rate = (uint64_t)json_integer_value(json_object_get(j, "rate")),
+        .rate = number(j, "rate"),
         .all_blocks = flag(j, "all_blocks"),
         .allow_any_path = flag(j, "allow_path"),
         .start = flag(j, "start"),
@@ -72,6 +80,10 @@ int job_request_read(const json_t *j, struct job_request *ret, struct err *e)
         .format = text(j, "format"),
         .accel = (enum accel)json_integer_value(json_object_get(j, "accel")),
         .root = text(j, "root"),
+        .method = text(j, "method"),
+        .max_downtime_ms = number(j, "max_downtime_ms"),
+        .delta_every_ms = number(j, "delta_every_ms"),
+        .until_ready = flag(j, "until_ready"),
     };
     const char *verify = text(j, "verify");
     if (!r.source || !r.target || !verify || verify_from_name(verify, &r.verify))

@@ -22,7 +22,7 @@ static void take_disks(struct machine *to, struct machine *from)
 }
 
 static int read_one(const char *word, const struct source_options *options,
-                    struct machine **ret, struct err *e)
+                    struct machine **ret, bool *ret_runs, struct err *e)
 {
     if (!cloud_find(word))
         return machine_read(
@@ -35,6 +35,7 @@ static int read_one(const char *word, const struct source_options *options,
         return -1;
     if (!c->ops->describe)
         return err_set(e, ERR_USAGE, "%s cannot be a source", word);
+    *ret_runs = c->ops->arm != NULL;
     return c->ops->describe(c, ret, e);
 }
 
@@ -42,11 +43,12 @@ int source_describe(const struct source_options *options, struct source *ret,
                     struct err *e)
 {
     AUTO(machine_free) struct machine *m = NULL;
+    bool runs = false;
     if (options->name && machine_check_name(options->name, e))
         return -1;
     for (size_t i = 0; i < options->words->n; i++) {
         AUTO(machine_free) struct machine *next = NULL;
-        if (read_one(options->words->v[i], options, &next, e))
+        if (read_one(options->words->v[i], options, &next, &runs, e))
             return -1;
         if (!m)
             m = steal(next);
@@ -56,14 +58,16 @@ int source_describe(const struct source_options *options, struct source *ret,
     if (!m || m->n_disks == 0)
         return err_set(e, ERR_REFUSED, "%s has no disk",
                        m ? options->words->v[0] : "the source");
-    if (m->running_as)
+    if (runs && options->words->n > 1)
+        return err_set(e, ERR_USAGE, "a server that runs comes alone");
+    if (m->running_as && !runs)
         return err_set(e, ERR_REFUSED,
                        "%s is running: shut it down first, its disks are in use",
                        options->words->v[0]);
     if (m->arch && strcmp(m->arch, "x86_64") != 0)
         return err_set(e, ERR_REFUSED, "%s is a machine for %s, only x86_64 is known",
                        options->words->v[0], m->arch);
-    *ret = (struct source){.machine = steal(m)};
+    *ret = (struct source){.machine = steal(m), .runs = runs};
     return 0;
 }
 
@@ -113,6 +117,10 @@ static int open_disk(const struct machine_disk *d, const struct source_options *
 int source_open(struct source *s, const struct source_options *options, struct err *e)
 {
     const struct machine *m = s->machine;
+    if (s->runs)
+        return err_set(e, ERR_REFUSED,
+                       "%s is a server that runs: `godwit migrate` copies its disks",
+                       options->words->v[0]);
     s->disks = xcalloc(m->n_disks, sizeof(*s->disks));
     s->n_disks = m->n_disks;
     for (size_t i = 0; i < m->n_disks; i++) {

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the phases of a migration of a running server share. Inside job/ only.
+//
+// The report has, beside what internal.h lists:
+//     {"cutover": {"state", "token"}, "steps": [{"name", "ms"}], "downtime_ms",
+//      "distrusted": why, "disks": [{"epoch", "hash_round", "hash_epoch", "round"}]}
+#pragma once
+
+#include "job/forecast.h"
+#include "job/job.h"
+
+// DESIGN.md section 7. COMMITTING: whether the source is fenced is known to it alone.
+enum live_state {
+    LIVE_COPYING,
+    LIVE_READY,
+    LIVE_QUIESCED,
+    LIVE_COMMITTING,
+    LIVE_FENCED,
+    LIVE_CONVERTED,
+    LIVE_LAUNCHED,
+    LIVE_SERVING,
+    LIVE_FINISHED,
+};
+extern const char *const live_state_names[];
+
+struct live_disk {
+    struct replica replica;
+    struct disk *exact, *hash; // views of the source, opened when they are needed
+    struct extents round;      // what the last round was about
+    struct extents suspect[2]; // differ, and the last one or two harvests did not say so
+};
+struct live {
+    struct cloud *source; // armed
+    struct cloud_harvest harvest;
+    struct live_disk *disks;
+    size_t n_disks;
+    struct forecast forecast;
+    struct rate *shared, *rate; // of all jobs, of this one
+    struct strings others;      // replica, map, replica, map… of other machines
+    uint64_t round, harvested_ms, polled_ms, told_ms;
+    uint64_t moved, changed;  // bytes of the last round
+    uint64_t freeze_until_ms; // 0: not frozen
+    size_t disk;              // that is being copied
+    bool cutover;             // asked for by `godwit cutover`
+    bool verified;
+};
+
+// --- live.c: the source, and where the cutover stands
+
+int live_open(struct job *j, struct err *e); // connects and arms; again: nothing
+void live_close(struct job *j);
+enum live_state live_state(const struct job *j);
+// Saved before it is acted upon.
+int live_set_state(struct job *j, enum live_state state, struct err *e);
+const char *live_token(const struct job *j); // NULL: none was ever made
+int live_new_token(struct job *j, struct err *e);
+// Releases what the token holds; forget: the job is over.
+int live_release(struct job *j, bool forget, struct err *e);
+int live_commit(struct job *j, struct err *e);
+// Sleeps a second between two askings of a source that did not answer. False: enough.
+bool live_patience(const struct job *j, uint64_t since_ms, const struct err *e);
+void live_step(struct job *j, const char *name, uint64_t ms); // of the downtime
+
+// --- rollback.c
+
+// After a failure: what holds, and how to go on or back.
+void live_say_stopped(struct job *j);
+// The job is over and nothing is left at the target: the source serves, unrecorded.
+int live_forget(struct job *j, struct err *e);
+// The replica is the machine now.
+int live_finish(struct job *j, struct err *e);
+
+// --- live_talk.c: what other terminals ask, and what they see
+
+// At most a few times a second. ERR_CANCELLED: the job is to stop.
+int live_poll(struct job *j, struct err *e);
+void live_tell(struct job *j, bool now, const struct copy_progress *p);
+
+// --- live_round.c
+
+int live_replicas(struct job *j, struct err *e); // opens them; again: nothing
+void live_replicas_close(struct job *j);
+// One round of every disk: what an earlier run left open, else the next harvest.
+int live_round(struct job *j, struct err *e);
+// The first one is complete on every disk.
+bool live_has_first(const struct job *j);
+// By hashes, whatever the tracker says; before every round from now on.
+bool live_unknown(const struct job *j, size_t i);
+
+// --- phases
+
+int phase_live_inspect(struct job *j, struct err *e);
+int phase_live_copy(struct job *j, struct err *e);
+int phase_live_rounds(struct job *j, struct err *e);
+int phase_live_cutover(struct job *j, struct err *e);
+int phase_live_convert(struct job *j, struct err *e);
+int phase_live_launch(struct job *j, struct err *e);
+int phase_live_serve(struct job *j, struct err *e);
+extern const struct phase live_phases[];

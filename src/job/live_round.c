@@ -1,0 +1,458 @@
+// SPDX-License-Identifier: Apache-2.0
+// One round of a running server: a harvest, and what it says copied. Number and harvest
+// are the same: a map says by itself which round its disk is in, so that whoever comes
+// after a kill asks for the same harvest again.
+//
+// What is brought of a disk is what was in use when it was armed, in whole blocks, and
+// whatever changed later; every block of that is as it was on the source, byte for byte,
+// so that hashes of the source can be held against the map. A disk whose tracker lost
+// something (another epoch than the one we began with) is gone through by hashes.
+#include "job/internal.h"
+
+#include <stdio.h>
+#include <unistd.h>
+
+#define LONG_MS 10000 // an attempt that got somewhere
+#define AUDIT_BLOCKS 64
+
+static json_t *disk_of(const struct job *j, size_t i)
+{
+    return job_disk((struct job *)j, i); // made if need be: the report is no secret
+}
+
+static uint64_t number(const json_t *disk, const char *name)
+{
+    return (uint64_t)json_integer_value(json_object_get(disk, name));
+}
+
+static void set_number(json_t *disk, const char *name, uint64_t value)
+{
+    json_object_set_new(disk, name, json_integer((json_int_t)value));
+}
+
+static void add_number(json_t *disk, const char *name, uint64_t more)
+{
+    set_number(disk, name, number(disk, name) + more);
+}
+
+// Epochs have 64 bits, JSON's integers 63.
+static void set_epoch(json_t *disk, const char *name, uint64_t epoch)
+{
+    char text[24];
+    (void)snprintf(text, sizeof(text), "%016llx", (unsigned long long)epoch);
+    json_object_set_new(disk, name, json_string(text));
+}
+
+static bool epoch_is(const json_t *disk, const char *name, uint64_t epoch)
+{
+    char text[24];
+    const char *have = json_string_value(json_object_get(disk, name));
+    (void)snprintf(text, sizeof(text), "%016llx", (unsigned long long)epoch);
+    return have && strcmp(have, text) == 0;
+}
+
+// --- replicas and views
+
+static void close_views(struct live_disk *d)
+{
+    disk_close(steal(d->exact));
+    disk_close(steal(d->hash));
+}
+
+void live_replicas_close(struct job *j)
+{
+    for (size_t i = 0; i < j->live.n_disks; i++) {
+        close_views(&j->live.disks[i]);
+        replica_close(&j->live.disks[i].replica);
+    }
+}
+
+static int add_other(void *context, const struct job_row *row, struct err *e)
+{
+    struct job *j = context;
+    size_t i;
+    json_t *disk;
+    (void)e; // a visitor that cannot fail
+    if (strcmp(row->target, j->row.target) != 0 || strcmp(row->state, "discarded") == 0)
+        return 0;
+    json_array_foreach(json_object_get(row->report, "disks"), i, disk)
+    {
+        const char *replica = json_string_value(json_object_get(disk, "replica"));
+        const char *map = json_string_value(json_object_get(disk, "map"));
+        if (!replica || !map || row->id == j->row.id)
+            continue;
+        strings_add(&j->live.others, replica);
+        strings_add(&j->live.others, map);
+    }
+    return 0;
+}
+
+int live_replicas(struct job *j, struct err *e)
+{
+    struct live *l = &j->live;
+    if (!l->disks) {
+        l->disks = xcalloc(j->place.n_disks, sizeof(*l->disks));
+        l->n_disks = j->place.n_disks;
+        if (store_jobs(j->store, add_other, j, e))
+            return -1;
+    }
+    for (size_t i = 0; i < l->n_disks; i++) {
+        const struct cloud_disk *d = &j->place.disks[i];
+        struct replica_options o = {
+            .path = d->replica,
+            .map_path = d->map,
+            .size = d->size,
+            .identity = json_string_value(json_object_get(disk_of(j, i), "identity")),
+            .hash = MAP_BLAKE2B,
+        };
+        if (!l->disks[i].replica.map && replica_open(&o, &l->disks[i].replica, e))
+            return -1;
+    }
+    return 0;
+}
+
+static int open_view(struct job *j, size_t i, enum cloud_view view, struct disk **at,
+                     struct err *e)
+{
+    struct cloud *c = j->live.source;
+    if (*at)
+        return 0;
+    if (c->ops->view(c, i, view, 0, at, e))
+        return -1;
+    if (view == CLOUD_EXACT && (*at)->size != j->place.disks[i].size)
+        return err_set(e, ERR_REFUSED,
+                       "disk %zu of the source had %llu bytes and has %llu now: discard "
+                       "the job and begin anew",
+                       i, (unsigned long long)j->place.disks[i].size,
+                       (unsigned long long)(*at)->size);
+    return 0;
+}
+
+// --- what a round is about
+
+static int list_view(struct job *j, size_t i, enum cloud_view view, uint64_t id,
+                     struct extents *ret, struct err *e)
+{
+    struct cloud *c = j->live.source;
+    AUTO(disk_close) struct disk *d = NULL;
+    uint64_t size = j->place.disks[i].size, done;
+    if (c->ops->view(c, i, view, id, &d, e))
+        return -1;
+    for (uint64_t off = 0; off < min_u64(size, d->size); off += done)
+        if (cancel_check(e) || disk_extents(d, off, d->size - off, ret, &done, e))
+            return -1;
+    extents_align(ret, MAP_BLOCK, size); // drops what is no data
+    return 0;
+}
+
+static int list_used(struct job *j, size_t i, struct extents *ret, struct err *e)
+{
+    if (!j->request.all_blocks)
+        return list_view(j, i, CLOUD_USED, 0, ret, e);
+    extents_append(ret, 0, j->place.disks[i].size, EXTENT_DATA);
+    return 0;
+}
+
+// What is in use, and what was when it was copied: that is in the replica.
+static int list_all(struct job *j, size_t i, struct extents *ret, struct err *e)
+{
+    AUTO(extents_done) struct extents used = {0};
+    AUTO(extents_done) struct extents known = {0};
+    if (list_used(j, i, &used, e) || copy_known(j->live.disks[i].replica.map, &known, e))
+        return -1;
+    extents_or(&used, &known, ret);
+    return 0;
+}
+
+bool live_unknown(const struct job *j, size_t i)
+{
+    const struct cloud_live_disk *d = &j->live.harvest.disks[i];
+    return json_object_get(j->row.report, "distrusted") || !d->known ||
+           !epoch_is(disk_of(j, i), "epoch", d->epoch);
+}
+
+static int list_round(struct job *j, size_t i, uint64_t id, bool hashes,
+                      struct extents *ret, struct err *e)
+{
+    struct live_disk *d = &j->live.disks[i];
+    struct map_state s = map_state(d->replica.map);
+    if (s.round == id) // begun by an earlier run: as it is in the map
+        return map_todo(d->replica.map, ret, e);
+    if (id == 1)
+        return list_used(j, i, ret, e);
+    return hashes ? list_all(j, i, ret, e) : list_view(j, i, CLOUD_CHANGED, id, ret, e);
+}
+
+// --- one disk
+
+static int poll(void *context, struct err *e)
+{
+    return live_poll(context, e);
+}
+
+static void progress(void *context, const struct copy_progress *p)
+{
+    struct job *j = context;
+    live_tell(j, false, p);
+    if (j->ui && j->ui->progress)
+        j->ui->progress(j->ui->context, p);
+}
+
+static struct copy_options options_of(struct job *j, size_t i)
+{
+    struct live_disk *d = &j->live.disks[i];
+    return (struct copy_options){.source = d->exact,
+                                 .target = d->replica.disk,
+                                 .map = d->replica.map,
+                                 .target_is_zero = d->replica.is_zero,
+                                 .live = true,
+                                 .progress = progress,
+                                 .progress_context = j,
+                                 .poll = poll};
+}
+
+// The replicas beside this one, its own machine's first.
+static struct copy_other *others_of(const struct job *j, size_t i, size_t *ret_n)
+{
+    const struct live *l = &j->live;
+    struct copy_other *list = xcalloc(l->n_disks + l->others.n / 2, sizeof(*list));
+    size_t n = 0;
+    for (size_t k = 0; k < l->n_disks; k++)
+        if (k != i)
+            list[n++] =
+                (struct copy_other){j->place.disks[k].replica, j->place.disks[k].map};
+    for (size_t k = 0; k + 1 < l->others.n; k += 2)
+        list[n++] = (struct copy_other){l->others.v[k], l->others.v[k + 1]};
+    *ret_n = n;
+    return list;
+}
+
+static bool is_open(const struct map *m)
+{
+    struct map_state s = map_state(m);
+    return s.round > 0 && !s.round_complete;
+}
+
+// Until it is complete, through connections that break.
+static int copy_todo(struct job *j, size_t i, const struct extents *todo, bool hashes,
+                     struct copy_result *ret, struct err *e)
+{
+    struct live_disk *d = &j->live.disks[i];
+    size_t n_others = 0;
+    AUTO(free) void *memory = others_of(j, i, &n_others);
+    uint64_t since = clock_ms();
+    bool told = false;
+    for (;;) {
+        uint64_t start = clock_ms();
+        bool again = is_open(d->replica.map);
+        bool first = map_state(d->replica.map).round == 0;
+        bool scan = hashes || again || (first && n_others > 0);
+        if (!open_view(j, i, CLOUD_EXACT, &d->exact, e) &&
+            (!scan || !open_view(j, i, CLOUD_HASH, &d->hash, e))) {
+            struct copy_options o = options_of(j, i);
+            o.only = again ? NULL : todo;
+            o.scan = scan ? d->hash : NULL;
+            o.others = memory;
+            o.n_others = n_others;
+            if (!copy_run(&o, ret, e))
+                return 0;
+        }
+        close_views(d);
+        if (clock_ms() - start > LONG_MS)
+            since = clock_ms();
+        if (!live_patience(j, since, e) || live_poll(j, e))
+            return -1;
+        if (!told)
+            job_note(j, "trying again: %s", e->text);
+        told = true;
+    }
+}
+
+static void begin_disk(struct job *j, size_t i)
+{
+    j->live.disk = i;
+    if (j->ui && j->ui->disk)
+        j->ui->disk(j->ui->context,
+                    json_string_value(json_object_get(disk_of(j, i), "name")),
+                    j->place.disks[i].size);
+}
+
+static int round_disk(struct job *j, size_t i, uint64_t id, struct err *e)
+{
+    struct live *l = &j->live;
+    struct live_disk *d = &l->disks[i];
+    json_t *disk = disk_of(j, i);
+    struct map_state s = map_state(d->replica.map);
+    if (s.round == id && s.round_complete)
+        return 0;
+    bool hashes = id > 1 && live_unknown(j, i);
+    struct copy_result r = {0};
+    extents_done(&d->round);
+    if (list_round(j, i, id, hashes, &d->round, e))
+        return -1;
+    if (hashes && s.round != id) { // kept: asked again, the source would know it all
+        set_number(disk, "hash_round", id);
+        set_epoch(disk, "hash_epoch", l->harvest.disks[i].epoch);
+        if (job_save(j, e))
+            return -1;
+    }
+    begin_disk(j, i);
+    int status = copy_todo(j, i, &d->round, hashes, &r, e);
+    if (j->ui && j->ui->disk_done)
+        j->ui->disk_done(j->ui->context);
+    if (status)
+        return -1;
+    if (number(disk, "hash_round") == id)
+        json_object_set(disk, "epoch", json_object_get(disk, "hash_epoch"));
+    set_number(disk, "round", id);
+    add_number(disk, "read", r.final.read);
+    add_number(disk, "written", r.final.written);
+    add_number(disk, "zeros", r.final.zeros);
+    add_number(disk, "equal", r.final.equal);
+    add_number(disk, "found", r.final.found);
+    l->moved += r.final.read;
+    return 0;
+}
+
+// --- audits
+
+// A block that differed and that two harvests since then did not name: the tracker did
+// not see a write.
+static void distrust(struct job *j, size_t i, const struct extents *lost)
+{
+    struct live *l = &j->live;
+    AUTO(str_free)
+    char *why = xasprintf("disk %zu: the tracker %s did not see a write at byte %llu", i,
+                          l->harvest.tracker, (unsigned long long)lost->v[0].off);
+    json_object_set_new(j->row.report, "distrusted", json_string(why));
+    job_note(j, "%s; from now on every round is found by hashes", why);
+    (void)store_event(j->store, j->row.id, "error", j->row.phase, why,
+                      &(struct err){0}); // the note says it too
+}
+
+static void age_suspects(struct job *j, size_t i)
+{
+    struct live_disk *d = &j->live.disks[i];
+    for (size_t k = 0; k < d->round.n; k++) {
+        extents_remove(&d->suspect[0], d->round.v[k].off, d->round.v[k].len);
+        extents_remove(&d->suspect[1], d->round.v[k].off, d->round.v[k].len);
+    }
+    if (d->suspect[1].n)
+        distrust(j, i, &d->suspect[1]);
+    extents_done(&d->suspect[1]);
+    d->suspect[1] = d->suspect[0];
+    d->suspect[0] = (struct extents){0};
+}
+
+static void audit(struct job *j, size_t i)
+{
+    struct live_disk *d = &j->live.disks[i];
+    struct err e; // a connection that broke: the next round audits too
+    if (json_object_get(j->row.report, "distrusted"))
+        return;
+    age_suspects(j, i);
+    if (!open_view(j, i, CLOUD_HASH, &d->hash, &e))
+        (void)copy_audit(d->hash, d->replica.map, &d->round, AUDIT_BLOCKS, &d->suspect[0],
+                         &e);
+}
+
+// --- a round
+
+static uint64_t round_id(const struct job *j)
+{
+    uint64_t top = 0;
+    bool complete = true;
+    for (size_t i = 0; i < j->live.n_disks; i++)
+        top = max_u64(top, map_state(j->live.disks[i].replica.map).round);
+    for (size_t i = 0; i < j->live.n_disks; i++) {
+        struct map_state s = map_state(j->live.disks[i].replica.map);
+        complete = complete && s.round == top && (top == 0 || s.round_complete);
+    }
+    return complete ? top + 1 : max_u64(top, 1);
+}
+
+bool live_has_first(const struct job *j)
+{
+    return j->live.disks && round_id(j) > 1;
+}
+
+static int harvest(struct job *j, uint64_t id, struct err *e)
+{
+    struct live *l = &j->live;
+    struct cloud_harvest h = {0};
+    uint64_t since = clock_ms();
+    while (l->source->ops->harvest(l->source, id, id - 1, &h, e))
+        if (!live_patience(j, since, e) || live_poll(j, e))
+            return -1;
+    bool same = h.n_disks == l->harvest.n_disks;
+    for (size_t i = 0; same && i < h.n_disks; i++)
+        same = strcmp(h.disks[i].identity, l->harvest.disks[i].identity) == 0 &&
+               h.disks[i].size == l->harvest.disks[i].size;
+    cloud_harvest_done(&l->harvest);
+    l->harvest = h;
+    if (!same)
+        return err_set(e, ERR_REFUSED,
+                       "the disks of %s are others than before: put them back, or "
+                       "discard the job and begin anew",
+                       j->request.source);
+    return 0;
+}
+
+// The first harvest is the arming; what the disks are from then on is measured by it.
+static void first_epochs(struct job *j)
+{
+    for (size_t i = 0; i < j->live.n_disks; i++)
+        if (!json_object_get(disk_of(j, i), "epoch"))
+            set_epoch(disk_of(j, i), "epoch", j->live.harvest.disks[i].epoch);
+}
+
+static void measure(struct job *j, uint64_t start, uint64_t before, bool scanned)
+{
+    struct live *l = &j->live;
+    uint64_t now = clock_ms();
+    if (l->round == 1 || !before) {
+        if (l->moved > MIB)
+            l->forecast.rate = (double)l->moved * 1000 / (double)max_u64(now - start, 1);
+        return;
+    }
+    forecast_add(&l->forecast,
+                 &(struct forecast_round){.changed = scanned ? l->moved : l->changed,
+                                          .over_ms = start - before,
+                                          .moved = l->moved,
+                                          .took_ms = now - start,
+                                          .scanned = scanned});
+}
+
+int live_round(struct job *j, struct err *e)
+{
+    struct live *l = &j->live;
+    uint64_t id = round_id(j), start = clock_ms(), before = l->harvested_ms;
+    bool scanned = false;
+    l->moved = l->changed = 0;
+    if (id == 1)
+        first_epochs(j);
+    else if (harvest(j, id, e))
+        return -1;
+    l->round = id;
+    l->harvested_ms = start;
+    for (size_t i = 0; i < l->n_disks; i++) {
+        bool unknown = id > 1 && live_unknown(j, i);
+        scanned = scanned || unknown;
+        l->changed += l->harvest.disks[i].changed;
+        if (unknown && !l->freeze_until_ms &&
+            !json_object_get(j->row.report, "distrusted"))
+            job_note(j, "disk %zu is gone through by hashes: %s", i,
+                     l->harvest.disks[i].why ? l->harvest.disks[i].why
+                                             : "its changes were not all recorded");
+    }
+    if (scanned && l->freeze_until_ms && !l->forecast.scan_ms)
+        return err_set(e, ERR_RETRY, "the tracker lost something inside the freeze");
+    for (size_t i = 0; i < l->n_disks; i++)
+        if (round_disk(j, i, id, e))
+            return -1;
+    measure(j, start, before, scanned);
+    for (size_t i = 0; i < l->n_disks && id > 1 && !scanned && !l->freeze_until_ms; i++)
+        audit(j, i);
+    live_tell(j, true, NULL);
+    return l->freeze_until_ms ? 0 : job_save(j, e);
+}

@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: Apache-2.0
+// cutover: the order of DESIGN.md section 7, each step timed:
+//
+//     READY ─► token saved ─► quiesce ─► harvest, copy ─► harvest: empty ─► verify
+//       ▲                        │                                            │
+//       └──── release ◄──────────┴── anything that fails ◄────────────────────┤
+//       └──── refused: it has thawed by itself ◄── commit ◄── COMMITTING saved┘
+//                                                    └─► FENCED
+//
+// Behind COMMITTING only the source knows whether it is fenced: it is asked, and nothing
+// is started before it has answered. Behind FENCED a failure leaves it fenced: `resume`
+// goes on, `rollback` goes back.
+#include "job/internal.h"
+
+#include <sys/stat.h>
+
+#define CUTOVERS_MAX 5
+#define LAST_ROUNDS_MAX 3 // until a harvest of what is frozen is empty
+#define MARGIN_MS 1000    // of the freeze, that verification leaves
+
+// --- frozen
+
+static int quiesce(struct job *j, struct err *e)
+{
+    struct live *l = &j->live;
+    uint64_t deadline = forecast_deadline_ms(&l->forecast, j->request.max_downtime_ms);
+    uint64_t start = clock_ms();
+    json_object_set_new(j->row.report, "steps", json_array());
+    if (live_new_token(j, e) || live_set_state(j, LIVE_QUIESCED, e))
+        return -1;
+    l->freeze_until_ms = start + deadline;
+    while (l->source->ops->quiesce(l->source, live_token(j), deadline, e))
+        if (!live_patience(j, start, e))
+            return -1;
+    live_step(j, "quiesce", clock_ms() - start);
+    return 0;
+}
+
+// Nothing was said to have changed, by trackers that know, on a source that is frozen.
+static bool nothing_left(const struct job *j)
+{
+    const struct live *l = &j->live;
+    bool none = l->harvest.frozen;
+    for (size_t i = 0; none && i < l->n_disks; i++)
+        none = l->forecast.scan_ms
+                   ? l->moved == 0
+                   : l->harvest.disks[i].changed == 0 && !live_unknown(j, i);
+    return none;
+}
+
+static int last_rounds(struct job *j, struct extents *ret_changed, struct err *e)
+{
+    struct live *l = &j->live;
+    for (unsigned n = 0; n <= LAST_ROUNDS_MAX; n++) {
+        uint64_t start = clock_ms();
+        if (live_round(j, e))
+            return -1;
+        live_step(j, n == 0 ? "last round" : "empty harvest", clock_ms() - start);
+        if (!l->harvest.frozen)
+            return err_set(e, ERR_RETRY, "the source was not frozen long enough");
+        if (n > 0 && nothing_left(j))
+            return 0;
+        for (size_t i = 0; i < l->n_disks; i++) {
+            struct extents both = {0};
+            extents_or(&ret_changed[i], &l->disks[i].round, &both);
+            extents_done(&ret_changed[i]);
+            ret_changed[i] = both;
+        }
+    }
+    return err_set(e, ERR_RETRY, "the frozen source is still being written to");
+}
+
+// What came last, once more: the replica's bytes and the source's hashes against the map.
+static int verify_changed(struct job *j, const struct extents *changed, struct err *e)
+{
+    struct live *l = &j->live;
+    uint64_t start = clock_ms();
+    if (j->request.verify != VERIFY_FULL)
+        return 0;
+    for (size_t i = 0; i < l->n_disks; i++) {
+        struct live_disk *d = &l->disks[i];
+        struct copy_result r = {0};
+        struct copy_options o = {.target = d->replica.disk,
+                                 .map = d->replica.map,
+                                 .scan = d->hash,
+                                 .verify_only = &changed[i],
+                                 .verify_until_ms = l->freeze_until_ms - MARGIN_MS};
+        if (copy_verify(NULL, d->replica.disk, d->replica.map, VERIFY_FULL, &o, &r, e))
+            return -1;
+    }
+    live_step(j, "verify", clock_ms() - start);
+    return 0;
+}
+
+static int freeze_and_copy(struct job *j, struct err *e)
+{
+    size_t n = j->live.n_disks;
+    struct extents *changed = xcalloc(n, sizeof(*changed));
+    int status =
+        quiesce(j, e) || last_rounds(j, changed, e) || verify_changed(j, changed, e) ? -1
+                                                                                     : 0;
+    for (size_t i = 0; i < n; i++)
+        extents_done(&changed[i]);
+    free(changed);
+    return status;
+}
+
+// Before the fence: the source serves again, whatever went wrong.
+static int thaw(struct job *j, struct err *e)
+{
+    struct err cause = *e, later;
+    if (live_release(j, false, &later))
+        job_note(j, "the source thaws by itself at its deadline: %s", later.text);
+    else if (live_set_state(j, LIVE_READY, &later))
+        job_note(j, "%s", later.text);
+    *e = cause;
+    return -1;
+}
+
+// 0: FENCED. ERR_RETRY and ERR_REFUSED of a commit: the source serves, try again.
+static int cut_over(struct job *j, bool *ret_again, struct err *e)
+{
+    *ret_again = false;
+    if (freeze_and_copy(j, e)) {
+        *ret_again = e->code == ERR_RETRY && !cancel_requested();
+        return thaw(j, e);
+    }
+    uint64_t start = clock_ms();
+    j->live.freeze_until_ms = 0; // from here on the row has to be written
+    if (live_set_state(j, LIVE_COMMITTING, e))
+        return thaw(j, e);
+    if (live_commit(j, e)) {
+        if (e->code != ERR_REFUSED)
+            return -1;
+        *ret_again = true;
+        return thaw(j, e);
+    }
+    live_step(j, "commit", clock_ms() - start);
+    return live_set_state(j, LIVE_FENCED, e);
+}
+
+int phase_live_cutover(struct job *j, struct err *e)
+{
+    struct live *l = &j->live;
+    bool again = false;
+    if (live_state(j) >= LIVE_FENCED)
+        return 0;
+    for (unsigned n = 0; n < CUTOVERS_MAX; n++) {
+        if (again) {
+            job_note(j, "the cutover did not come to its end, the source serves: %s",
+                     e->text);
+            if (phase_live_rounds(j, e))
+                return -1;
+        }
+        if (!j->request.no_convert && appliance_wait(j->appliance, e))
+            return -1;
+        // For the freeze: these connections are open before it.
+        for (size_t i = 0; i < l->n_disks && j->request.verify == VERIFY_FULL; i++)
+            if (!l->disks[i].hash &&
+                l->source->ops->view(l->source, i, CLOUD_HASH, 0, &l->disks[i].hash, e))
+                return -1;
+        if (!cut_over(j, &again, e)) {
+            AUTO(json_free) json_t *done = json_pack("{s:n}", "cutover");
+            live_replicas_close(j); // QEMU opens them next
+            return store_wish_change(j->store, j->row.id, done, e);
+        }
+        if (!again)
+            return -1;
+    }
+    return -1;
+}
+
+// --- fenced
+
+static int step_phase(struct job *j, const char *name, enum live_state next,
+                      int (*run)(struct job *j, struct err *e), struct err *e)
+{
+    uint64_t start = clock_ms();
+    if (run(j, e))
+        return -1;
+    live_step(j, name, clock_ms() - start);
+    return live_state(j) < next ? live_set_state(j, next, e) : job_save(j, e);
+}
+
+int phase_live_convert(struct job *j, struct err *e)
+{
+    live_replicas_close(j);
+    return step_phase(j, "convert", LIVE_CONVERTED, phase_convert, e);
+}
+
+static int import_and_launch(struct job *j, struct err *e)
+{
+    uint64_t written = 0;
+    if (phase_import(j, e) || phase_launch(j, e))
+        return -1;
+    // What a rollback says would be lost is counted from here.
+    for (size_t i = 0; i < j->place.n_disks; i++) {
+        struct stat st;
+        if (!stat(j->place.disks[i].overlay, &st))
+            written += (uint64_t)st.st_blocks * 512;
+    }
+    json_object_set_new(j->row.report, "launched_with",
+                        json_integer((json_int_t)written));
+    return 0;
+}
+
+int phase_live_launch(struct job *j, struct err *e)
+{
+    if (j->request.start)
+        return step_phase(j, "import and launch", LIVE_LAUNCHED, import_and_launch, e);
+    return step_phase(j, "import", LIVE_CONVERTED, import_and_launch, e);
+}
+
+int phase_live_serve(struct job *j, struct err *e)
+{
+    for (size_t i = 0; i < j->place.n_disks; i++) {
+        AUTO(map_close) struct map *m = NULL;
+        uint8_t digest[HASH_LEN];
+        char hex[2 * HASH_LEN + 1];
+        if (map_peek(j->place.disks[i].map, &m, e) || map_digest(m, digest, e))
+            return -1;
+        hash_hex(digest, hex);
+        json_object_set_new(job_disk(j, i), "digest", json_string(hex));
+    }
+    if (!j->request.start)
+        job_note(j,
+                 "the source is fenced and %s was not started: start it yourself, or "
+                 "`godwit rollback %llu`",
+                 j->row.name, (unsigned long long)j->row.id);
+    return j->request.start ? live_set_state(j, LIVE_SERVING, e) : 0;
+}
+
+static bool wants_convert(const struct job_request *r)
+{
+    return !r->no_convert;
+}
+
+const struct phase live_phases[] = {
+    {"inspect", "asking the agent what the server is; from now on changes are recorded",
+     phase_live_inspect, NULL, NULL},
+    {"plan", "checking the target", phase_plan, NULL, NULL},
+    {"copy", "moving what is in use", phase_live_copy, phase_copy_undo, NULL},
+    {"rounds", "moving what changed meanwhile", phase_live_rounds, NULL, NULL},
+    {"cutover", "freezing the source and moving the rest", phase_live_cutover, NULL,
+     NULL},
+    {"convert", "making the guest boot on virtio, on an overlay", phase_live_convert,
+     phase_convert_undo, wants_convert},
+    {"launch", "defining the machine", phase_live_launch, phase_import_undo, NULL},
+    {"serve", "closing the books", phase_live_serve, NULL, NULL},
+    {0},
+};

@@ -8,8 +8,8 @@ is 0 "--help" "$godwit" --help
 [ -s out ] && [ ! -s err ]
 ok "--help goes to stdout, nothing to stderr"
 commands=$(sed -n '/^commands/,/^$/s/^  \([a-z]*\) .*/\1/p' out)
-[ "$(echo "$commands" | wc -l)" = 14 ]
-ok "the overview lists fourteen commands"
+[ "$(echo "$commands" | wc -l)" = 18 ]
+ok "the overview lists eighteen commands"
 is 0 "--version" "$godwit" --version
 has godwit out "--version names the program"
 is 2 "no command" "$godwit"

@@ -26,7 +26,7 @@ struct rig {
     struct track_disk disk;
     int fd;           // of the device, O_DIRECT
     char node[40];    // of the file system: the disk or a partition of it
-    const char *mnt;  // in scratch
+    char mnt[4096];   // in scratch
     uint8_t *replica; // shared with children
     uint8_t *chunk;
     struct proc *load;
@@ -94,8 +94,9 @@ __attribute__((unused)) static void rig_describe(struct rig *r, uint64_t size)
                                   .size = size};
     r->replica =
         mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    r->chunk = alloc_aligned(CHUNK);
-    if (r->replica == MAP_FAILED || r->chunk == NULL)
+    static uint8_t chunk[CHUNK] __attribute__((aligned(4096)));
+    r->chunk = chunk; // one for all of a process
+    if (r->replica == MAP_FAILED)
         exit(1);
 }
 
@@ -115,7 +116,7 @@ __attribute__((unused)) static void rig_make(struct rig *r, bool partitioned)
            r->whole, r->whole, r->whole, r->node, r->node, r->name, r->name);
     }
     sh("mkfs.ext4 -q -E nodiscard %s", r->node);
-    r->mnt = xstrdup(in("mnt"));
+    (void)snprintf(r->mnt, sizeof(r->mnt), "%s", in("mnt"));
     if (mount(r->node, r->mnt, "ext4", 0, "discard") < 0) {
         printf("Bail out! mounting %s: %s\n", r->node, strerror(errno));
         exit(1);
@@ -127,7 +128,7 @@ __attribute__((unused)) static void rig_load(struct rig *r, char *load, unsigned
     char number[16];
     struct err e;
     (void)snprintf(number, sizeof(number), "%u", seed);
-    char *argv[] = {load, xstrdup(r->mnt), number, NULL};
+    char *argv[] = {load, r->mnt, number, NULL};
     if (proc_start(&(struct proc_options){.argv = argv, .in = -1, .out = -1, .err = 2},
                    &r->load, &e) < 0) {
         printf("Bail out! %s\n", e.text);
@@ -194,10 +195,13 @@ __attribute__((unused)) static struct tracking *rig_track(struct rig *r, const c
 {
     struct tracking *t = NULL;
     struct err e;
+    static char run_dir[4096], bpf_dir[4096];
+    (void)snprintf(run_dir, sizeof(run_dir), "%s", in("run"));
+    (void)snprintf(bpf_dir, sizeof(bpf_dir), "%s", in("bpf"));
     struct tracking_options o = {.disks = &r->disk,
                                  .n_disks = 1,
-                                 .run_dir = xstrdup(in("run")),
-                                 .bpf_dir = pinned ? xstrdup(in("bpf")) : NULL,
+                                 .run_dir = run_dir,
+                                 .bpf_dir = pinned ? bpf_dir : NULL,
                                  .only = only};
     if (tracking_start(&o, &t, &e) < 0) {
         printf("Bail out! %s\n", e.text);

@@ -149,7 +149,8 @@ static int read_used(struct source *s, const struct strings *settled, struct err
         status =
             file_open(&(struct file_options){.path = s->disks.v[i].node}, &disks[i], e);
     if (!status)
-        status = allocation_read(disks, s->disks.n, &live, &u->allocation, e);
+        status = allocation_read(disks, s->disks.n, s->o->offline ? NULL : &live,
+                                 &u->allocation, e);
     for (size_t i = 0; i < s->disks.n; i++)
         disk_close(disks[i]);
     if (status) {

@@ -57,17 +57,12 @@ static int handle_keep(void *context, const json_t *request, json_t **ret, struc
     struct enrolment *n = context;
     const char *cert = json_string_value(json_object_get(request, "certificate"));
     const char *ca = json_string_value(json_object_get(request, "authority"));
-    const char *dial = json_string_value(json_object_get(request, "dial"));
     AUTO(str_free) char *cert_path = path_join(n->dir, "agent.pem");
     AUTO(str_free) char *ca_path = path_join(n->dir, "ca.pem");
     AUTO(str_free) char *key_path = path_join(n->dir, "agent.key");
     AUTO(tls_free) struct tls *tls = NULL;
     if (!n->proven || !cert || !ca)
         return err_set(e, ERR_REFUSED, "a certificate comes after the token");
-    if (dial) {
-        free(n->config.dial);
-        n->config.dial = xstrdup(dial);
-    }
     struct tls_options check = {
         .key_path = key_path, .cert_path = cert_path, .ca_path = ca_path};
     if (file_write(ca_path, ca, strlen(ca), 0600, e) ||
@@ -125,7 +120,8 @@ int enroll(const char *dir, const char *address, bool listen, const char *token,
            struct err *e)
 {
     AUTO(config_done)
-    struct agent_config config = {.listen = listen ? xstrdup(address) : NULL};
+    struct agent_config config = {.listen = listen ? xstrdup(address) : NULL,
+                                  .dial = listen ? NULL : xstrdup(address)};
     struct enrolment n = {.dir = dir, .token = token, .config = config};
     config = (struct agent_config){0};
     int fd, status;

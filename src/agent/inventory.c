@@ -136,7 +136,8 @@ static void add_nics(struct machine *m)
     free(names);
 }
 
-static int machine_of(const struct block_disks *disks, json_t **ret, struct err *e)
+static int machine_of(const struct block_disks *disks, bool offline, json_t **ret,
+                      struct err *e)
 {
     struct utsname u;
     AUTO(machine_free) struct machine *m = xcalloc(1, sizeof(*m));
@@ -147,7 +148,7 @@ static int machine_of(const struct block_disks *disks, json_t **ret, struct err 
         *p = *p >= 'A' && *p <= 'F' ? (char)(*p + 'a' - 'A') : *p;
     m->arch = xstrdup(u.machine);
     m->firmware = access("/sys/firmware/efi", F_OK) ? FIRMWARE_BIOS : FIRMWARE_UEFI;
-    m->firmware_known = true;
+    m->firmware_known = !offline;
     m->cpus = (unsigned)sysconf(_SC_NPROCESSORS_ONLN);
     m->memory = memory_bytes();
     add_disks(disks, m);
@@ -225,10 +226,10 @@ static void add_listening(const char *path, json_t *array)
     }
 }
 
-int inventory(const struct block_disks *disks, json_t **ret, struct err *e)
+int inventory(const struct block_disks *disks, bool offline, json_t **ret, struct err *e)
 {
     json_t *machine = NULL, *list = json_array(), *ports = json_array();
-    if (machine_of(disks, &machine, e)) {
+    if (machine_of(disks, offline, &machine, e)) {
         json_decref(list);
         json_decref(ports);
         return -1;

@@ -45,6 +45,7 @@ struct source_options {
     const char *dir, *run_dir, *state_dir; // the above, or a test's
     const char *tracker;                   // by name, NULL: the best that works
     const struct strings *disks; // by name: these alone (tests: loop devices); else all
+    bool offline; // booted from our image: nobody uses the disks, which are read-only
 };
 int source_new(const struct source_options *options, struct source **ret, struct err *e);
 void source_free(struct source *s);
@@ -139,7 +140,8 @@ struct disk *paced_new(struct disk *next /* taken */, struct pace *pace /* borro
 int hooks_run(const char *dir, const char *what, uint64_t timeout_ms, struct err *e);
 
 // inventory.c: the server as a machine (machine.h's JSON) with facts about it
-int inventory(const struct block_disks *d, json_t **ret, struct err *e);
+// offline: how the machine was booted says nothing about how its system boots.
+int inventory(const struct block_disks *d, bool offline, json_t **ret, struct err *e);
 
 // enroll.c: a certificate for a one-time token. Dials `address` or listens on it, proves
 // the token both ways, keeps what comes back for a key that was made here.

@@ -99,7 +99,7 @@ static int look(struct caller *c, const struct ask *a, json_t **ret, struct err 
     (void)a;
     if (!s->tracking && source_find_disks(s, e))
         return -1;
-    return inventory(&s->disks, ret, e);
+    return inventory(&s->disks, s->o->offline, ret, e);
 }
 
 static int arm(struct caller *c, const struct ask *a, json_t **ret, struct err *e)

@@ -59,8 +59,7 @@ static int sign(struct http_stream *s, const struct agent_enrolment *n,
     if (pki_sign(pki, csr, n->name, &cert, ret_pin, e) || file_read(ca_path, &ca, e))
         return -1;
     AUTO(json_free)
-    json_t *ask = json_pack("{s:s, s:s, s:s*}", "certificate", cert, "authority", ca.data,
-                            "dial", n->address ? NULL : n->listen);
+    json_t *ask = json_pack("{s:s, s:s}", "certificate", cert, "authority", ca.data);
     return http_call(s, "POST", "/v1/keep", ask, STEP_MS, &answer, e);
 }
 

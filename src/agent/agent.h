@@ -21,7 +21,8 @@ int calls_serve(int fd, const struct call *calls, size_t n, void *context, struc
 void boot_system(void);
 // The word of NAME=word on the kernel's command line, into `out`; false: not there.
 bool boot_parameter(const char *name, char *out, size_t size);
-// Loads the drivers of all hardware present (real machines).
+// Loads the drivers of all hardware that was not there at the call before (real machines;
+// a driver may bring devices that want drivers of their own).
 void boot_find_hardware(void);
 __attribute__((noreturn)) void boot_power_off(void);
 
@@ -45,6 +46,6 @@ extern const size_t n_helper_calls;
 // Answers on the virtio-serial port "godwit"; returns only on failure.
 int helper_serve(struct err *e);
 
-// --- metal.c: what a machine booted from our image shows
+// --- metal.c: a real machine, which becomes a source
 
-__attribute__((noreturn)) void metal_show(void);
+__attribute__((noreturn)) void metal_run(void);

@@ -87,7 +87,8 @@ bool boot_parameter(const char *name, char *out, size_t size)
 
 // --- real machines
 
-static struct strings aliases; // nftw passes no context
+static struct strings aliases; // seen so far; nftw passes no context
+static size_t n_loaded;        // of them were given to modprobe
 
 static int note_alias(const char *path, const struct stat *st, int type, struct FTW *at)
 {
@@ -97,29 +98,26 @@ static int note_alias(const char *path, const struct stat *st, int type, struct 
         return 0;
     AUTO(buf_done) struct buf b = BUF_INIT(8 * KIB);
     struct err ignored; // a device that just went
-    if (file_read(path, &b, &ignored) == 0 && b.data && str_trim(b.data)[0])
+    if (file_read(path, &b, &ignored) == 0 && b.data && str_trim(b.data)[0] &&
+        !strings_have(&aliases, str_trim(b.data)))
         strings_add(&aliases, str_trim(b.data));
     return 0;
 }
 
 void boot_find_hardware(void)
 {
-    // Twice: a controller's driver brings devices that want drivers of their own.
-    for (unsigned round = 0; round < 2; round++) {
-        static const char *const always[] = {"modprobe", "-abq", "sd_mod",  "sr_mod",
-                                             "nvme",     "ahci", "xhci_pci"};
-        AUTO(strings_done) struct strings argv = {0};
-        struct err ignored; // most aliases have no module; that is its exit code
-        nftw("/sys/devices", note_alias, 32, FTW_PHYS);
-        for (size_t i = 0; i < ARRAY_LEN(always); i++)
-            strings_add(&argv, always[i]);
-        for (size_t i = 0; i < aliases.n; i++)
-            strings_add(&argv, aliases.v[i]);
+    static const char *const always[] = {"sd_mod", "sr_mod", "nvme", "ahci", "xhci_pci"};
+    AUTO(strings_done) struct strings argv = {0};
+    struct err ignored; // most aliases have no module; that is its exit code
+    nftw("/sys/devices", note_alias, 32, FTW_PHYS);
+    strings_add(&argv, "modprobe");
+    strings_add(&argv, "-abq");
+    for (size_t i = 0; n_loaded == 0 && i < ARRAY_LEN(always); i++)
+        strings_add(&argv, always[i]);
+    for (; n_loaded < aliases.n; n_loaded++)
+        strings_add(&argv, aliases.v[n_loaded]);
+    if (argv.n > 2)
         (void)proc_run(argv.v, NULL, &ignored);
-        strings_done(&aliases);
-        aliases = (struct strings){0};
-        sleep(2); // disks are probed in the background
-    }
 }
 
 void boot_power_off(void)

@@ -17,8 +17,7 @@ static int run_appliance(void)
         log_line(LOG_ERROR, "%s", e.text);
         boot_power_off();
     }
-    boot_find_hardware();
-    metal_show();
+    metal_run();
 }
 
 int main(int argc, char **argv)

@@ -6,7 +6,8 @@
 #include <unistd.h>
 
 struct agent_options {
-    const char *dir, *run_dir, *state_dir, *root, *tracker, *dial, *listen, *token_file;
+    const char *dir, *run_dir, *state_dir, *root, *tracker, *dial, *listen, *plain,
+        *token_file;
     struct strings disks;
     bool force, help, calls, version;
 };
@@ -21,6 +22,11 @@ static const struct opt options[] = {
      .arg = "ADDRESS:PORT",
      .help = "enroll: godwit comes to us, now and later",
      .offset = offsetof(struct agent_options, listen)},
+    {.name = "plain",
+     .type = OPT_STRING,
+     .arg = "ADDRESS:PORT",
+     .help = "enroll: a second port, for stock NBD clients with STARTTLS",
+     .offset = offsetof(struct agent_options, plain)},
     {.name = "token-file",
      .type = OPT_STRING,
      .arg = "FILE",
@@ -98,7 +104,12 @@ static int do_enroll(const struct agent_options *o, struct err *e)
     if (strlen(token) < 20)
         return err_set(e, ERR_USAGE,
                        "that is no token: `godwit agent enroll` prints one");
-    if (enroll(o->dir, o->dial ? o->dial : o->listen, o->listen != NULL, token, e))
+    struct enroll_options options_of = {.dir = o->dir,
+                                        .token = token,
+                                        .dial = o->dial,
+                                        .listen = o->listen,
+                                        .plain = o->plain};
+    if (enroll(&options_of, e))
         return -1;
     log_line(LOG_INFO, "enrolled; keys are in %s", o->dir);
     return 0;

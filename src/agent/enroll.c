@@ -116,23 +116,22 @@ static int wait_for_peer(const char *address, int *ret_fd, struct err *e)
     return *ret_fd < 0 ? err_set(e, ERR_RETRY, "the peer on %s went away", bound) : 0;
 }
 
-int enroll(const char *dir, const char *address, bool listen, const char *token,
-           struct err *e)
+int enroll(const struct enroll_options *o, struct err *e)
 {
-    AUTO(config_done)
-    struct agent_config config = {.listen = listen ? xstrdup(address) : NULL,
-                                  .dial = listen ? NULL : xstrdup(address)};
-    struct enrolment n = {.dir = dir, .token = token, .config = config};
-    config = (struct agent_config){0};
+    struct enrolment n = {.dir = o->dir,
+                          .token = o->token,
+                          .config = {.listen = o->listen ? xstrdup(o->listen) : NULL,
+                                     .dial = o->dial ? xstrdup(o->dial) : NULL,
+                                     .plain = o->plain ? xstrdup(o->plain) : NULL}};
     int fd, status;
     for (;;) {
-        status = listen ? wait_for_peer(address, &fd, e)
-                        : tcp_connect(address, STEP_MS, &fd, e);
+        status = o->listen ? wait_for_peer(o->listen, &fd, e)
+                           : tcp_connect(o->dial, STEP_MS, &fd, e);
         bool reached = status == 0;
         if (reached)
-            status = talk(&n, fd, listen, e);
+            status = talk(&n, fd, o->listen != NULL, e);
         // Where we listen others may come first; godwit's own trouble ends with its call.
-        if (!status || !listen || !reached || cancel_requested())
+        if (!status || !o->listen || !reached || cancel_requested())
             break;
         log_line(LOG_WARN, "%s", e->text);
     }

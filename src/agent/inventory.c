@@ -83,10 +83,10 @@ static void add_disks(const struct block_disks *disks, struct machine *m)
 // The address that the card was made with: bonds and bridges change the one in use.
 static char *permanent_mac(const char *name)
 {
-    struct {
+    union {
         struct ethtool_perm_addr head;
-        uint8_t bytes[32];
-    } a = {.head = {.cmd = ETHTOOL_GPERMADDR, .size = sizeof(a.bytes)}};
+        uint8_t room[sizeof(struct ethtool_perm_addr) + 32];
+    } a = {.head = {.cmd = ETHTOOL_GPERMADDR, .size = 32}};
     struct ifreq r = {.ifr_data = (void *)&a};
     AUTO(fd_close) int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     const uint8_t *p = a.head.data;

@@ -132,7 +132,9 @@ static int be_source(const struct metal *m, struct err *e)
                                .run_dir = AGENT_RUN,
                                .state_dir = AGENT_STATE,
                                .offline = true};
-    if (!enrolled() && enroll(AGENT_DIR, m->dial, false, m->token, e))
+    struct enroll_options enrolment = {
+        .dir = AGENT_DIR, .token = m->token, .dial = m->dial};
+    if (!enrolled() && enroll(&enrolment, e))
         return -1;
     if (config_read(AGENT_DIR, &config, e))
         return -1;

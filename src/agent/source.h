@@ -143,10 +143,14 @@ int hooks_run(const char *dir, const char *what, uint64_t timeout_ms, struct err
 // offline: how the machine was booted says nothing about how its system boots.
 int inventory(const struct block_disks *d, bool offline, json_t **ret, struct err *e);
 
-// enroll.c: a certificate for a one-time token. Dials `address` or listens on it, proves
-// the token both ways, keeps what comes back for a key that was made here.
-int enroll(const char *dir, const char *address, bool listen, const char *token,
-           struct err *e);
+// enroll.c: a certificate for a one-time token. Dials or listens, proves the token both
+// ways, keeps what comes back for a key that was made here.
+struct enroll_options {
+    const char *dir, *token;
+    const char *dial, *listen; // one of both: ADDRESS:PORT
+    const char *plain;         // for config.json, may be NULL
+};
+int enroll(const struct enroll_options *options, struct err *e);
 
 // install.c: program, units or init script; and taking everything away again
 int agent_install(const char *root, struct err *e);

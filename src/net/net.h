@@ -68,8 +68,9 @@ int pki_request(const char *key_path, const char *name, char **ret_csr, struct e
 // Signs a request from anywhere (bounded, its signature checked; of it only the key is
 // taken) for `name`, as the authority in DIR. *ret_cert PEM; free() it. Our own name,
 // "godwit", is refused: a server that accepts any of our CA asks for it in wire_peer.
-int pki_sign(const char *dir, const char *csr, const char *name, char **ret_cert,
-             uint8_t ret_pin[static PIN_LEN], struct err *e);
+// address: numeric, where stock clients will reach it; NULL: not known.
+int pki_sign(const char *dir, const char *csr, const char *name, const char *address,
+             char **ret_cert, uint8_t ret_pin[static PIN_LEN], struct err *e);
 
 // --- tls.c: who we are and whom we trust; TLS 1.3 alone
 

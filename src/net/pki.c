@@ -7,6 +7,7 @@
 // of what time it is, and what ends trust here is a removed pin, not a date.
 #include "net/tls.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <openssl/core_names.h>
@@ -152,9 +153,35 @@ static bool set_name(X509_NAME *name, const char *common)
                                       (const unsigned char *)common, -1, -1, 0) == 1;
 }
 
-static bool add_extensions(X509 *cert, X509 *issuer, bool is_ca)
+struct subject {
+    const char *name;
+    const char *address; // numeric, NULL: none
+    bool is_ca;
+};
+
+// "DNS:crm01,IP:192.0.2.21": what stock clients compare with whom they meant to reach.
+// Only of what cannot be taken for more than one name. NULL: none.
+static char *alternative_names(const struct subject *who)
 {
-    static const struct {
+    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                                "0123456789.-";
+    uint8_t bytes[16];
+    const char *name = who->name[strspn(who->name, plain)] ? NULL : who->name;
+    const char *address = who->address && (inet_pton(AF_INET, who->address, bytes) == 1 ||
+                                           inet_pton(AF_INET6, who->address, bytes) == 1)
+                              ? who->address
+                              : NULL;
+    if (who->is_ca || (!name && !address))
+        return NULL;
+    return xasprintf("%s%s%s%s%s", name ? "DNS:" : "", name ? name : "",
+                     name && address ? "," : "", address ? "IP:" : "",
+                     address ? address : "");
+}
+
+static bool add_extensions(X509 *cert, X509 *issuer, const struct subject *who)
+{
+    AUTO(str_free) char *names = alternative_names(who);
+    const struct {
         int nid;
         const char *ca, *leaf;
     } rows[] = {
@@ -163,11 +190,12 @@ static bool add_extensions(X509 *cert, X509 *issuer, bool is_ca)
         {NID_ext_key_usage, NULL, "serverAuth,clientAuth"},
         {NID_subject_key_identifier, "hash", "hash"},
         {NID_authority_key_identifier, NULL, "keyid"},
+        {NID_subject_alt_name, NULL, names},
     };
     X509V3_CTX context;
     X509V3_set_ctx(&context, issuer, cert, NULL, NULL, 0);
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-        const char *value = is_ca ? rows[i].ca : rows[i].leaf;
+        const char *value = who->is_ca ? rows[i].ca : rows[i].leaf;
         X509_EXTENSION *x =
             value ? X509V3_EXT_conf_nid(NULL, &context, rows[i].nid, value) : NULL;
         bool added = !value || (x && X509_add_ext(cert, x, -1) == 1);
@@ -191,19 +219,19 @@ static bool set_serial(X509 *cert)
 }
 
 // issuer NULL: signed by itself.
-static int make_cert(const char *name, EVP_PKEY *key, X509 *issuer, EVP_PKEY *signer,
-                     bool is_ca, X509 **ret, struct err *e)
+static int make_cert(const struct subject *who, EVP_PKEY *key, X509 *issuer,
+                     EVP_PKEY *signer, X509 **ret, struct err *e)
 {
     AUTO(X509_free) X509 *cert = X509_new();
     X509 *by = issuer ? issuer : cert;
     if (!cert || X509_set_version(cert, X509_VERSION_3) != 1 || !set_serial(cert) ||
         ASN1_TIME_set_string_X509(X509_getm_notBefore(cert), "19700101000000Z") != 1 ||
         ASN1_TIME_set_string_X509(X509_getm_notAfter(cert), "99991231235959Z") != 1 ||
-        !set_name(X509_get_subject_name(cert), name) ||
+        !set_name(X509_get_subject_name(cert), who->name) ||
         X509_set_issuer_name(cert, X509_get_subject_name(by)) != 1 ||
-        X509_set_pubkey(cert, key) != 1 || !add_extensions(cert, by, is_ca) ||
+        X509_set_pubkey(cert, key) != 1 || !add_extensions(cert, by, who) ||
         X509_sign(cert, signer, EVP_sha256()) == 0)
-        return pki_error(e, ERR_FAILED, "make a certificate for %s", name);
+        return pki_error(e, ERR_FAILED, "make a certificate for %s", who->name);
     *ret = steal(cert);
     return 0;
 }
@@ -212,7 +240,7 @@ int pki_moment(EVP_PKEY **ret_key, X509 **ret_cert, struct err *e)
 {
     AUTO(EVP_PKEY_free) EVP_PKEY *key = NULL;
     if (make_key(&key, e) < 0 ||
-        make_cert("moment", key, NULL, key, false, ret_cert, e) < 0)
+        make_cert(&(struct subject){.name = "moment"}, key, NULL, key, ret_cert, e) < 0)
         return -1;
     *ret_key = steal(key);
     return 0;
@@ -251,7 +279,8 @@ static int make_pair(const char *dir, const char *what, const char *name, X509 *
     if ((have_key ? pki_key_load(key_path, &key, e) : make_key(&key, e)) < 0 ||
         (!have_key && key_save(key_path, key, e) < 0))
         return -1;
-    if (make_cert(name, key, issuer, signer ? signer : key, issuer == NULL, &cert, e) < 0)
+    struct subject who = {.name = name, .is_ca = issuer == NULL};
+    if (make_cert(&who, key, issuer, signer ? signer : key, &cert, e) < 0)
         return -1;
     return cert_save(cert_path, cert, e);
 }
@@ -345,9 +374,10 @@ static int request_key(const char *csr, EVP_PKEY **ret, struct err *e)
     return 0;
 }
 
-int pki_sign(const char *dir, const char *csr, const char *name, char **ret_cert,
-             uint8_t ret_pin[static PIN_LEN], struct err *e)
+int pki_sign(const char *dir, const char *csr, const char *name, const char *address,
+             char **ret_cert, uint8_t ret_pin[static PIN_LEN], struct err *e)
 {
+    struct subject who = {.name = name, .address = address};
     pki_init();
     AUTO(EVP_PKEY_free) EVP_PKEY *key = NULL;
     AUTO(EVP_PKEY_free) EVP_PKEY *signer = NULL;
@@ -360,7 +390,7 @@ int pki_sign(const char *dir, const char *csr, const char *name, char **ret_cert
         return err_set(e, ERR_REFUSED, "the name %s in certificates is our own", name);
     if (request_key(csr, &key, e) < 0 ||
         load_authority(dir, &signer, &authority, e) < 0 ||
-        make_cert(name, key, authority, signer, false, &cert, e) < 0 ||
+        make_cert(&who, key, authority, signer, &cert, e) < 0 ||
         pki_pin(cert, pin, e) < 0 || cert_text(cert, ret_cert, e) < 0)
         return -1;
     memcpy(ret_pin, pin, PIN_LEN);

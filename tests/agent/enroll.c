@@ -30,9 +30,13 @@ static pid_t agent(const char *dir, const char *address, bool listen, const char
     if (pid == 0) {
         struct err e;
         log_setup(LOG_ERROR, false);
+        struct enroll_options o = {.dir = dir,
+                                   .token = word,
+                                   .dial = listen ? NULL : address,
+                                   .listen = listen ? address : NULL};
         // Dialling: godwit may need a moment.
         for (int i = 0; i < 50; i++) {
-            if (!enroll(dir, address, listen, word, &e))
+            if (!enroll(&o, &e))
                 _exit(0);
             if (listen || e.code != ERR_RETRY)
                 break;

@@ -11,7 +11,7 @@
 # shellcheck shell=bash
 host_begin() {
     agent=$1
-    requires ip curl jq losetup nsenter unshare
+    requires ip curl jq losetup nsenter unshare fsfreeze nbdinfo
     [ "$(id -u)" = 0 ] || { echo "1..0 # SKIP namespaces and loop devices need root"; exit 0; }
     [ -e /dev/loop-control ] || { echo "1..0 # SKIP no loop devices here"; exit 0; }
     mkdir -p mnt
@@ -64,7 +64,7 @@ agent_enroll() {
         sleep 0.05
     done
     sed 's/^echo \([^ ]*\) .*/\1/' line > token
-    (agent_run enroll --listen 10.77.0.2:7443 --token-file "$work/token" 2> agent-enroll.err) || return 1
+    (agent_run enroll --listen 10.77.0.2:7443 --plain 10.77.0.2:10809 --token-file "$work/token" 2> agent-enroll.err) || return 1
     wait $godwit
 }
 agent_start() {

@@ -23,7 +23,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     AUTO(str_free) char *csr = xstrndup((const char *)data, size);
     AUTO(str_free) char *cert = NULL;
     uint8_t pin[PIN_LEN];
-    if (pki_sign(dir, csr, "name", &cert, pin, &e) < 0)
+    if (pki_sign(dir, csr, "name", NULL, &cert, pin, &e) < 0)
         assert(e.text[0] && !cert);
     else
         assert(str_starts(cert, "-----BEGIN CERTIFICATE-----\n"));

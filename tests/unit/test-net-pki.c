@@ -82,7 +82,7 @@ static void test_sign(void)
     AUTO(str_free) char *cert = NULL;
     uint8_t pin[PIN_LEN];
     ok(pki_request(in("a.key"), "crm01", &csr, &e) == 0, "a request");
-    ok(pki_sign(in("pki"), csr, "crm 01", &cert, pin, &e) == 0 &&
+    ok(pki_sign(in("pki"), csr, "crm 01", NULL, &cert, pin, &e) == 0 &&
            file_write(in("a.pem"), cert, strlen(cert), 0644, &e) == 0,
        "is signed");
     ok(says("a.pem: OK", "openssl verify -x509_strict -CAfile pki/ca.pem a.pem"),
@@ -98,10 +98,11 @@ static void test_sign(void)
             "openssl x509 -in a.pem -noout -pubkey | openssl pkey -pubin -outform DER "
             "| sha256sum"),
        "its pin is the hash of its key");
-    ok(pki_sign(in("pki"), csr, "godwit", &cert, pin, &e) < 0 && e.code == ERR_REFUSED,
+    ok(pki_sign(in("pki"), csr, "godwit", NULL, &cert, pin, &e) < 0 &&
+           e.code == ERR_REFUSED,
        "nobody else gets our name");
-    ok(pki_sign(in("pki"), csr, "", &cert, pin, &e) < 0 &&
-           pki_sign(in("pki"), csr, "a\nb", &cert, pin, &e) < 0,
+    ok(pki_sign(in("pki"), csr, "", NULL, &cert, pin, &e) < 0 &&
+           pki_sign(in("pki"), csr, "a\nb", NULL, &cert, pin, &e) < 0,
        "nor one that is no name");
     ok(pki_request(in("no/folder"), "x", &csr, &e) < 0, "a key that cannot be kept");
 }
@@ -112,7 +113,8 @@ static void refused(const char *name)
     uint8_t pin[PIN_LEN];
     AUTO(str_free) char *csr = file_text(in("bad"));
     AUTO(str_free) char *cert = NULL;
-    bool right = pki_sign(in("pki"), csr, "x", &cert, pin, &e) < 0 && !cert && e.text[0];
+    bool right =
+        pki_sign(in("pki"), csr, "x", NULL, &cert, pin, &e) < 0 && !cert && e.text[0];
     ok(right, "%s", name);
     printf("# %s\n", e.text);
 }

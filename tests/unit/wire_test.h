@@ -28,7 +28,7 @@ __attribute__((unused)) static void sign_agent(const char *dir, const char *name
     (void)snprintf(key, sizeof(key), "%s/%s/%s.key", scratch, dir, name);
     (void)snprintf(pem, sizeof(pem), "%s/%s/%s.pem", scratch, dir, name);
     if (pki_make(in("%s", dir), &e) < 0 || pki_request(key, name, &csr, &e) < 0 ||
-        pki_sign(in("%s", dir), csr, name, &cert, agent_pin, &e) < 0 ||
+        pki_sign(in("%s", dir), csr, name, NULL, &cert, agent_pin, &e) < 0 ||
         file_write(pem, cert, strlen(cert), 0644, &e) < 0) {
         printf("Bail out! %s\n", e.text);
         exit(1);

@@ -3,6 +3,7 @@
 // this very connection, then the agent's key is signed by our own authority.
 #include "cloud/agent/agent.h"
 
+#include <netdb.h>
 #include <poll.h>
 #include <stdio.h>
 #include <sys/random.h>
@@ -45,8 +46,22 @@ static int prove(struct http_stream *s, const struct wire_peer *peer,
     return 0;
 }
 
+// Numeric, of who is at the other end; NULL: gone.
+static char *peer_address(int tcp)
+{
+    struct sockaddr_storage a;
+    socklen_t len = sizeof(a);
+    char text[64];
+    if (getpeername(tcp, (struct sockaddr *)&a, &len) ||
+        getnameinfo((struct sockaddr *)&a, len, text, sizeof(text), NULL, 0,
+                    NI_NUMERICHOST))
+        return NULL;
+    return xstrdup(text);
+}
+
 static int sign(struct http_stream *s, const struct agent_enrolment *n,
-                const json_t *reply, uint8_t ret_pin[static PIN_LEN], struct err *e)
+                const char *address, const json_t *reply, uint8_t ret_pin[static PIN_LEN],
+                struct err *e)
 {
     AUTO(str_free) char *pki = path_join(n->state_dir, "pki");
     AUTO(str_free) char *ca_path = path_join(pki, "ca.pem");
@@ -56,7 +71,8 @@ static int sign(struct http_stream *s, const struct agent_enrolment *n,
     const char *csr = json_string_value(json_object_get(reply, "request"));
     if (!csr)
         return err_set(e, ERR_REFUSED, "the agent sent no request for a certificate");
-    if (pki_sign(pki, csr, n->name, &cert, ret_pin, e) || file_read(ca_path, &ca, e))
+    if (pki_sign(pki, csr, n->name, address, &cert, ret_pin, e) ||
+        file_read(ca_path, &ca, e))
         return -1;
     AUTO(json_free)
     json_t *ask = json_pack("{s:s, s:s}", "certificate", cert, "authority", ca.data);
@@ -68,6 +84,7 @@ static int talk(int tcp /* taken */, bool server, const struct agent_enrolment *
 {
     AUTO(tls_free) struct tls *tls = NULL;
     AUTO(fd_close) int fd = tcp, plain = -1;
+    AUTO(str_free) char *address = peer_address(tcp);
     AUTO(json_free) json_t *reply = NULL;
     struct tls_options nobody = {0};
     struct wire_peer peer;
@@ -83,7 +100,8 @@ static int talk(int tcp /* taken */, bool server, const struct agent_enrolment *
         return -1;
     struct http_stream s;
     http_stream_init(&s, plain);
-    int status = prove(&s, &peer, n, &reply, e) || sign(&s, n, reply, row.pin, e) ||
+    int status = prove(&s, &peer, n, &reply, e) ||
+                         sign(&s, n, address, reply, row.pin, e) ||
                          agent_row_write(n->state_dir, &row, e)
                      ? -1
                      : 0;

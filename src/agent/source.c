@@ -18,6 +18,7 @@
 #define HANDSHAKE_MS 10000
 #define REDIAL_MS 1000
 #define TICK_MS 200
+#define END_MS 2000
 #define GODWIT_NAME "godwit" // in its certificate (pki_make)
 
 static const char *const protocols[] = {"http/1.1", "nbd", "nbd+zstd", NULL};
@@ -51,6 +52,9 @@ void source_free(struct source *s)
         return;
     if (s->tracking)
         tracking_stop(s->tracking, true);
+    s->tracking = NULL;
+    if (s->n_connections)
+        return; // they still use it
     fd_close(s->listener);
     fd_close(s->plain_listener);
     tls_free(s->tls);
@@ -245,6 +249,21 @@ static int dial_loop(struct source *s, struct err *e)
     return 0;
 }
 
+// Connections notice the cancellation by themselves; one that is in the kernel for long
+// keeps what it uses, and ends with the process.
+static void end_connections(struct source *s)
+{
+    wire_drain(1000);
+    for (unsigned i = 0; i < END_MS / 10; i++) {
+        pthread_mutex_lock(&s->lock);
+        bool none = s->n_connections == 0;
+        pthread_mutex_unlock(&s->lock);
+        if (none)
+            return;
+        usleep(10000);
+    }
+}
+
 static int open_listeners(struct source *s, struct err *e)
 {
     AUTO(str_free) char *address = NULL;
@@ -273,6 +292,6 @@ int source_run(struct source *s, struct err *e)
     if (open_listeners(s, e))
         return -1;
     int status = s->config.dial ? dial_loop(s, e) : listen_loop(s, e);
-    wire_drain(1000);
+    end_connections(s);
     return status;
 }

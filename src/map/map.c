@@ -77,7 +77,9 @@ struct map {
     struct entries *entries;
     pthread_mutex_t mutex; // header: its file sectors and the struct
     struct header header;
-    _Atomic uint32_t round; // header's: map_set must not wait for a checkpoint's flush
+    // The header's, for workers: they must not wait for a checkpoint's flush.
+    enum map_hash hash; // never changes
+    _Atomic uint32_t round;
 };
 
 // --- the header
@@ -152,16 +154,19 @@ static uint64_t entries_end(const struct header *h)
            round_up(blocks_of(h->size) * ENTRY_LEN(algorithms[h->hash].len), HEADER_LEN);
 }
 
-static struct entries *entries_of(struct map *m, bool peek)
+// What the header says of the entries.
+static void attach_entries(struct map *m, bool peek)
 {
     const struct header *h = &m->header;
-    return entries_new(&(struct entries_options){.fd = m->fd,
-                                                 .path = m->path,
-                                                 .at = ENTRIES_AT,
-                                                 .n_blocks = blocks_of(h->size),
-                                                 .salt = h->salt,
-                                                 .hash_len = algorithms[h->hash].len,
-                                                 .peek = peek});
+    m->hash = h->hash;
+    m->entries =
+        entries_new(&(struct entries_options){.fd = m->fd,
+                                              .path = m->path,
+                                              .at = ENTRIES_AT,
+                                              .n_blocks = blocks_of(h->size),
+                                              .salt = h->salt,
+                                              .hash_len = algorithms[h->hash].len,
+                                              .peek = peek});
 }
 
 static int map_sync(struct map *m, struct err *e)
@@ -354,7 +359,7 @@ int map_create(const char *path, const struct map_key *key, struct map **ret,
     if (header_write(m, h, e) || header_write(m, h, e) || map_sync(m, e) ||
         dir_sync(path, e))
         return -1;
-    m->entries = entries_of(m, false);
+    attach_entries(m, false);
     *ret = steal(m);
     return 0;
 }
@@ -448,7 +453,7 @@ int map_open(const char *path, const struct map_key *key, struct map **ret, stru
         (mend && header_write(m, m->header, e)))
         return -1;
     m->round = m->header.state.round;
-    m->entries = entries_of(m, false);
+    attach_entries(m, false);
     *ret = steal(m);
     return 0;
 }
@@ -462,7 +467,7 @@ int map_peek(const char *path, struct map **ret, struct err *e)
     if (none)
         return err_set(e, ERR_REFUSED, "the map %s says nothing yet", path);
     m->round = UINT32_MAX / 2; // the owner opens new ones
-    m->entries = entries_of(m, true);
+    attach_entries(m, true);
     *ret = steal(m);
     return 0;
 }
@@ -527,14 +532,14 @@ int map_todo(struct map *m, struct extents *ret, struct err *e)
 
 enum map_hash map_algorithm(const struct map *m)
 {
-    return m->header.hash; // never changes
+    return m->hash;
 }
 
 void map_hash(const struct map *m, const void *data, size_t len,
               uint8_t ret_hash[static MAP_HASH_MAX])
 {
     memset(ret_hash, 0, MAP_HASH_MAX);
-    if (m->header.hash == MAP_BLAKE2B)
+    if (m->hash == MAP_BLAKE2B)
         strong_hash(data, len, ret_hash);
     else
         hash_block(data, len, ret_hash);

@@ -25,7 +25,7 @@ serve() {
     pid=$!
     for _ in $(seq 200); do [ -s address ] && break; sleep 0.05; done
     port=$(sed -n 's/^tcp://p' address)
-    uri=nbds://localhost:$port/disk
+    uri=nbds://127.0.0.1:$port/disk
 }
 end() {
     kill -TERM "$pid"
@@ -37,7 +37,7 @@ end() {
 pid=
 # shellcheck disable=SC2016
 cleanup '[ -z "$pid" ] || kill -9 "$pid"'
-image() { echo "driver=nbd,host=localhost,port=$port,export=disk,tls-creds=t"; }
+image() { echo "driver=nbd,host=127.0.0.1,port=$port,export=disk,tls-creds=t"; }
 
 authority ours
 certificate ours ours server agent
@@ -55,7 +55,7 @@ serve --only godwit
 is 0 "nbdinfo with a certificate" nbdinfo --json "$uri?tls-certificates=$PWD/friend"
 jq -e '.TLS and .structured and .exports[0]["export-size"] == 25165824' out > /dev/null
 ok "... is inside of TLS, with all there is"
-is 0 "the list of exports" nbdinfo --list --json "nbds://localhost:$port/?tls-certificates=$PWD/friend"
+is 0 "the list of exports" nbdinfo --list --json "nbds://127.0.0.1:$port/?tls-certificates=$PWD/friend"
 is 0 "nbdcopy" nbdcopy "$uri?tls-certificates=$PWD/friend" copied.raw
 cmp disk.raw copied.raw
 ok "... is exact"
@@ -66,9 +66,9 @@ is 0 "qemu-img convert" qemu-img convert --object "tls-creds-x509,id=t,dir=$PWD/
 cmp disk.raw q.raw
 ok "... is exact"
 
-is 1 "no TLS" nbdinfo "nbd://localhost:$port/disk"
-is 1 "no TLS for a list either" nbdinfo --list "nbd://localhost:$port/"
-is 1 "no TLS, by qemu-img" qemu-img info "nbd://localhost:$port/disk"
+is 1 "no TLS" nbdinfo "nbd://127.0.0.1:$port/disk"
+is 1 "no TLS for a list either" nbdinfo --list "nbd://127.0.0.1:$port/"
+is 1 "no TLS, by qemu-img" qemu-img info "nbd://127.0.0.1:$port/disk"
 is 1 "no certificate" nbdinfo "$uri?tls-certificates=$PWD/nobody"
 is 1 "a certificate of another authority" nbdinfo "$uri?tls-certificates=$PWD/foreign"
 is 1 "somebody else's certificate" nbdinfo "$uri?tls-certificates=$PWD/stranger"

@@ -287,12 +287,13 @@ static uint64_t rewritten(const char *disk)
     return sectors * 512;
 }
 
-json_t *source_state(struct source *s, uint64_t id)
+json_t *source_state(struct source *s, uint64_t id, char *const *lost)
 {
     json_t *disks = json_array();
     for (size_t i = 0; i < s->disks.n; i++) {
         const struct block_disk *d = &s->disks.v[i];
         struct tracking_state state = tracking_state(s->tracking, i);
+        const char *why = lost ? lost[i] : state.known ? NULL : state.why;
         AUTO(str_free)
         char *identity =
             xasprintf("%s serial %s size %llu", d->name, d->serial ? d->serial : "none",
@@ -300,8 +301,8 @@ json_t *source_state(struct source *s, uint64_t id)
         json_array_append_new(
             disks, json_pack("{s:s, s:s, s:I, s:b, s:s*, s:I, s:I, s:I}", "name", d->name,
                              "identity", identity, "size", (json_int_t)d->size, "known",
-                             (int)state.known, "why", state.known ? NULL : state.why,
-                             "epoch", (json_int_t)(state.epoch & INT64_MAX), "changed",
+                             (int)(why == NULL), "why", why, "epoch",
+                             (json_int_t)(state.epoch & INT64_MAX), "changed",
                              (json_int_t)state.pending, "rewritten",
                              (json_int_t)rewritten(d->name)));
     }
@@ -327,27 +328,40 @@ static int audit(struct source *s, struct err *e)
     return 0;
 }
 
+// What of the disks is not known is asked for by hashes, over what is in use: that has to
+// be looked at again, after the tracker was armed again. Frozen file systems are settled
+// as they are, and an unknown disk stays unknown until they are thawed.
+static int catch_up(struct source *s, bool frozen, struct err *e)
+{
+    if (frozen)
+        return read_used(s, &s->seen, e);
+    for (size_t i = 0; i < s->disks.n; i++)
+        tracking_rearm(s->tracking, i);
+    return source_settle(s, e);
+}
+
 int source_harvest(struct source *s, uint64_t id, uint64_t acked, json_t **ret,
                    struct err *e)
 {
+    AUTO(strings_done) struct strings whys = {0};
+    bool frozen = s->freeze && freeze_holds(s->freeze), unknown = false;
     if (!s->tracking)
         return err_set(e, ERR_REFUSED, "this server is not armed");
     if (check_disks(s, e) || tracking_harvest(s->tracking, id, acked, e) ||
-        (s->freeze && freeze_holds(s->freeze) && audit(s, e)))
+        (frozen && audit(s, e)))
         return -1;
-    json_t *state = source_state(s, id);
-    // What is not known is asked for by hashes now; from here on it is known again.
-    bool again = false;
+    AUTO(free) void *memory = xcalloc(s->disks.n, sizeof(char *));
+    char **lost = memory;
     for (size_t i = 0; i < s->disks.n; i++) {
-        if (tracking_state(s->tracking, i).known)
+        struct tracking_state state = tracking_state(s->tracking, i);
+        if (state.known)
             continue;
-        tracking_rearm(s->tracking, i);
-        again = true;
+        lost[i] = xstrdup(state.why);
+        strings_take(&whys, lost[i]);
+        unknown = true;
     }
-    if (again && !s->freeze && source_settle(s, e)) {
-        json_decref(state);
+    if (unknown && catch_up(s, frozen, e))
         return -1;
-    }
-    *ret = state;
+    *ret = source_state(s, id, lost);
     return 0;
 }

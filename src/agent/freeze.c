@@ -371,6 +371,13 @@ static bool plain(const struct volume_mount *m)
     return m->depth == 0 && !md && (!dm || str_starts(dm, "LVM-"));
 }
 
+void freeze_seen(const struct volume_mounts *m, struct strings *ret)
+{
+    for (size_t i = 0; i < m->n; i++)
+        if (m->v[i].can_freeze && m->v[i].uuid && plain(&m->v[i]))
+            strings_add(ret, m->v[i].uuid);
+}
+
 int freeze_settle(const struct volume_mounts *m, struct strings *ret_settled,
                   struct err *e)
 {

@@ -81,6 +81,7 @@ struct source {
     char token[AGENT_TOKEN_MAX + 1]; // of the quiesce that holds, or the fence
     bool fenced;
     struct freeze *freeze;
+    struct strings seen; // UUIDs of what is frozen, see freeze_seen
     struct lease *lease;
     uint64_t frozen_at_ms, deadline_ms; // clock_ms()
     unsigned n_connections;
@@ -99,7 +100,9 @@ int source_arm(struct source *s, uint64_t job, const char *owner, struct err *e)
 int source_settle(struct source *s, struct err *e); // s->used anew
 int source_harvest(struct source *s, uint64_t id, uint64_t acked, json_t **ret,
                    struct err *e);
-json_t *source_state(struct source *s, uint64_t id); // the harvest's reply
+// The harvest's reply. lost: why a disk's changes are not all there, NULL for those whose
+// are; NULL: as it stands.
+json_t *source_state(struct source *s, uint64_t id, char *const *lost);
 void source_forget(struct source *s);
 // After a start: the job that an earlier process had.
 int source_recall(struct source *s, struct err *e);

@@ -109,7 +109,7 @@ static int arm(struct caller *c, const struct ask *a, json_t **ret, struct err *
         return err_set(e, ERR_USAGE, "arm takes a job's number and its owner");
     if (source_arm(s, a->job, a->owner, e))
         return -1;
-    *ret = source_state(s, tracking_last(s->tracking));
+    *ret = source_state(s, tracking_last(s->tracking), NULL);
     return 0;
 }
 

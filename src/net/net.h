@@ -116,7 +116,8 @@ struct wire_peer {
 // that is not who it should be: ERR_REFUSED; one that speaks no TLS: ERR_FAILED.
 int wire_open(int fd, const struct wire_options *options, struct wire_peer *ret_peer,
               int *ret_fd, struct err *e);
-// Until every wire of this process has ended, at most timeout_ms.
+// Until every wire of this process has ended; those that have not after timeout_ms are
+// ended. Afterwards nobody uses what they borrowed.
 void wire_drain(uint64_t timeout_ms);
 // HMAC-SHA-256 over the exporter and the name of who proves ("agent", "godwit"), keyed
 // with a shared one-time token: proves that who holds the token is at the other end of

@@ -23,7 +23,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define LOOK_MS 5000 // how often the connection is looked at, when nothing moves
+#define LOOK_MS 500 // how often the connection is looked at, when nothing moves
 #define LINGER_MS 2000
 #define LINGER_MAX_MS 30000
 #define RECORD_MAX (16 * KIB)
@@ -367,7 +367,7 @@ static void wait_for_more(struct wire *w)
 
 void relay_run(struct wire *w)
 {
-    while (!is_done(w) && !cancel_requested()) {
+    while (!is_done(w) && !cancel_requested() && !wires_must_end) {
         if (w->broken && !w->plain_ended) { // who writes must not wait for ever
             shutdown(w->plain, SHUT_RD);
             w->plain_ended = true;

@@ -21,6 +21,7 @@
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; // for the next two
 static pthread_cond_t ended = PTHREAD_COND_INITIALIZER;
 static unsigned n_wires;
+_Atomic bool wires_must_end;
 
 static void wire_free(struct wire *w)
 {
@@ -177,6 +178,10 @@ void wire_drain(uint64_t timeout_ms)
     pthread_mutex_lock(&lock);
     while (n_wires > 0 && pthread_cond_timedwait(&ended, &lock, &until) == 0) {
     }
+    wires_must_end = true;
+    while (n_wires > 0)
+        pthread_cond_wait(&ended, &lock);
+    wires_must_end = false;
     pthread_mutex_unlock(&lock);
 }
 

@@ -77,6 +77,10 @@ void relay_pay(struct wire *w);
 // Until both ends are done.
 void relay_run(struct wire *w);
 
+// --- wire.c
+
+extern _Atomic bool wires_must_end; // wire_drain has waited long enough
+
 // --- tcp.c
 
 bool tcp_alive(int fd); // what we sent is being acknowledged

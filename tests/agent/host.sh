@@ -45,7 +45,7 @@ host_disk() {
     mkdir -p mnt/$n_disks
     case $2 in
     ext4) mkfs.ext4 -q -F "$loop" ;;
-    xfs) mkfs.xfs -q -f "$loop" ;;
+    xfs) mkfs.xfs -q -f --unsupported "$loop" > mkfs.err 2>&1 || { cat mkfs.err >&2; return 1; } ;; # below 300M it warns, and works
     btrfs) mkfs.btrfs -q -f "$loop" ;;
     esac
     on_server mount "$loop" "$work/mnt/$n_disks"
@@ -57,15 +57,16 @@ agent_run() { # COMMAND OPTION…: godwit-agent with this test's folders, instea
     exec nsenter -t $server_ns -m -n "$agent" "$verb" --config "$work/agent" --run "$work/agent-run" --state "$work/agent-state" "$@"
 }
 agent_enroll() {
-    on_godwit "$godwit" agent enroll "$1" --at 10.77.0.2:7443 > line 2> enroll.err &
-    local godwit=$!
+    (exec nsenter -t $godwit_ns -n "$godwit" agent enroll "$1" --at 10.77.0.2:7443 > line 2> enroll.err) &
+    local enroller=$!
     until [ -s line ]; do
-        kill -0 $godwit 2> /dev/null || return 1
+        kill -0 $enroller 2> /dev/null || return 1
         sleep 0.05
     done
     sed 's/^echo \([^ ]*\) .*/\1/' line > token
-    (agent_run enroll --listen 10.77.0.2:7443 --plain 10.77.0.2:10809 --token-file "$work/token" 2> agent-enroll.err) || return 1
-    wait $godwit
+    (agent_run enroll --listen 10.77.0.2:7443 --plain 10.77.0.2:10809 --token-file "$work/token" 2> agent-enroll.err) ||
+        { kill $enroller; return 1; }
+    wait $enroller
 }
 agent_start() {
     local options=

@@ -158,6 +158,7 @@ static int read_used(struct source *s, const struct strings *settled, struct err
         return -1;
     }
     u->users = 1;
+    u->harvest = tracking_last(s->tracking);
     used_drop(s->used);
     s->used = u;
     return 0;
@@ -169,9 +170,21 @@ int source_settle(struct source *s, struct err *e)
     AUTO(strings_done) struct strings settled = {0};
     if (mounts_list(&s->disks, &mounts, e))
         return -1;
-    int status = freeze_settle(&mounts, &settled, e);
+    int status = 0;
+    if (s->freeze && freeze_holds(s->freeze))
+        freeze_settled(&mounts, &settled);
+    else
+        status = freeze_settle(&mounts, &settled, e);
     mounts_done(&mounts);
     return status || read_used(s, &settled, e) ? -1 : 0;
+}
+
+// Behind the first round what is in use is asked for because marks are not believed: then
+// it is what is in use now, or what was allocated without a mark would be nobody's.
+int source_settle_again(struct source *s, struct err *e)
+{
+    return s->used && s->used->harvest != tracking_last(s->tracking) ? source_settle(s, e)
+                                                                     : 0;
 }
 
 // --- whose it is
@@ -328,23 +341,11 @@ static int audit(struct source *s, struct err *e)
     return 0;
 }
 
-// What of the disks is not known is asked for by hashes, over what is in use: that has to
-// be looked at again, after the tracker was armed again. Frozen file systems are settled
-// as they are, and an unknown disk stays unknown until they are thawed.
-static int catch_up(struct source *s, bool frozen, struct err *e)
-{
-    if (frozen)
-        return read_used(s, &s->seen, e);
-    for (size_t i = 0; i < s->disks.n; i++)
-        tracking_rearm(s->tracking, i);
-    return source_settle(s, e);
-}
-
 int source_harvest(struct source *s, uint64_t id, uint64_t acked, json_t **ret,
                    struct err *e)
 {
     AUTO(strings_done) struct strings whys = {0};
-    bool frozen = s->freeze && freeze_holds(s->freeze), unknown = false;
+    bool frozen = s->freeze && freeze_holds(s->freeze);
     if (!s->tracking)
         return err_set(e, ERR_REFUSED, "this server is not armed");
     if (check_disks(s, e) || tracking_harvest(s->tracking, id, acked, e) ||
@@ -358,10 +359,8 @@ int source_harvest(struct source *s, uint64_t id, uint64_t acked, json_t **ret,
             continue;
         lost[i] = xstrdup(state.why);
         strings_take(&whys, lost[i]);
-        unknown = true;
+        tracking_rearm(s->tracking, i); // asked for by hashes now, known from here on
     }
-    if (unknown && catch_up(s, frozen, e))
-        return -1;
     *ret = source_state(s, id, lost);
     return 0;
 }

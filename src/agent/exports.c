@@ -90,7 +90,10 @@ static int export_open(void *context, const char *name, struct disk **ret, struc
     bool found = find_export(s, name, &i, &view);
     AUTO(str_free) char *node = found ? xstrdup(s->disks.v[i].node) : NULL;
     struct pace *pace = found ? source_pace(s, s->disks.v[i].name) : NULL;
+    int status = found && strcmp(view, ".used") == 0 ? source_settle_again(s, e) : 0;
     pthread_mutex_unlock(&s->lock);
+    if (status)
+        return -1;
     if (!found || (*view && strcmp(view, ".used") != 0 && strcmp(view, ".hash") != 0))
         return err_set(e, ERR_REFUSED, "there is no export %s", name);
     struct disk *file = NULL;

@@ -371,10 +371,10 @@ static bool plain(const struct volume_mount *m)
     return m->depth == 0 && !md && (!dm || str_starts(dm, "LVM-"));
 }
 
-void freeze_seen(const struct volume_mounts *m, struct strings *ret)
+void freeze_settled(const struct volume_mounts *m, struct strings *ret)
 {
     for (size_t i = 0; i < m->n; i++)
-        if (m->v[i].can_freeze && m->v[i].uuid && plain(&m->v[i]))
+        if (m->v[i].can_freeze && plain(&m->v[i]) && m->v[i].uuid)
             strings_add(ret, m->v[i].uuid);
 }
 

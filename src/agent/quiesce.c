@@ -76,9 +76,6 @@ static int freeze(struct source *s, uint64_t deadline_ms, struct err *e)
     // Page faults of ours on a frozen file system would wait for the thaw. Refused (no
     // right, no memory): the agent is small and has run already.
     (void)freeze_lock_memory();
-    strings_done(&s->seen);
-    s->seen = (struct strings){0};
-    freeze_seen(&mounts, &s->seen);
     int status = freeze_begin(&mounts, deadline_ms, &s->freeze, e);
     mounts_done(&mounts);
     return status;

@@ -69,7 +69,6 @@ void source_free(struct source *s)
         free(s->paces[i].disk);
         pace_free(s->paces[i].pace);
     }
-    strings_done(&s->seen);
     free(s->owner);
     pthread_mutex_destroy(&s->lock);
     free(s);

@@ -59,7 +59,8 @@ int source_run(struct source *s, struct err *e);
 // they began with.
 struct used_set {
     struct allocation allocation;
-    unsigned users; // under source.lock
+    unsigned users;   // under source.lock
+    uint64_t harvest; // the last one then
 };
 struct source {
     const struct source_options *o;
@@ -81,7 +82,6 @@ struct source {
     char token[AGENT_TOKEN_MAX + 1]; // of the quiesce that holds, or the fence
     bool fenced;
     struct freeze *freeze;
-    struct strings seen; // UUIDs of what is frozen, see freeze_seen
     struct lease *lease;
     uint64_t frozen_at_ms, deadline_ms; // clock_ms()
     unsigned n_connections;
@@ -97,7 +97,8 @@ struct caller {
 // arm.c. With the lock held, but for used_take and used_put.
 int source_find_disks(struct source *s, struct err *e);
 int source_arm(struct source *s, uint64_t job, const char *owner, struct err *e);
-int source_settle(struct source *s, struct err *e); // s->used anew
+int source_settle(struct source *s, struct err *e);       // s->used anew
+int source_settle_again(struct source *s, struct err *e); // if it is of another harvest
 int source_harvest(struct source *s, uint64_t id, uint64_t acked, json_t **ret,
                    struct err *e);
 // The harvest's reply. lost: why a disk's changes are not all there, NULL for those whose

@@ -52,9 +52,8 @@ void mounts_done(struct volume_mounts *m);
 // *ret_settled: UUIDs of those that it worked for.
 int freeze_settle(const struct volume_mounts *m, struct strings *ret_settled,
                   struct err *e);
-// UUIDs of those that freeze_begin freezes and a reader of the disks sees: while they are
-// frozen their bitmaps are as after freeze_settle.
-void freeze_seen(const struct volume_mounts *m, struct strings *ret);
+// The same of those that freeze_begin has frozen, while it holds.
+void freeze_settled(const struct volume_mounts *m, struct strings *ret);
 // Locks this process's memory, so that nothing of it has to be read from a frozen file
 // system. False: not allowed.
 bool freeze_lock_memory(void);

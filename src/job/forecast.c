@@ -10,6 +10,7 @@
 #define HARVESTS_MS 300     // the two harvests, flush and commit of a cutover
 #define SMALL_MS 1000       // a last round that is not worth another one
 #define IN_VAIN_MAX 3
+#define APART_MIN_MS 200 // between harvests
 #define GAIN 0.9
 #define DEADLINE_MIN_MS 5000
 
@@ -20,8 +21,12 @@ static double blend(double old, double now)
 
 void forecast_add(struct forecast *f, const struct forecast_round *r)
 {
-    f->dirty =
-        blend(f->dirty, (double)r->changed * 1000 / (double)max_u64(r->over_ms, 1));
+    // What the first round by hashes finds has changed over who knows how long, and two
+    // harvests at once say nothing of a rate.
+    bool telling = r->over_ms >= APART_MIN_MS && !(r->scanned && f->scan_ms == 0);
+    if (telling || f->n_rounds == 0)
+        f->dirty =
+            blend(f->dirty, (double)r->changed * 1000 / (double)max_u64(r->over_ms, 1));
     if (r->moved >= MOVED_MIN || f->rate <= 0)
         f->rate =
             blend(f->rate, (double)r->moved * 1000 / (double)max_u64(r->took_ms, 1));

@@ -429,6 +429,8 @@ int cmd_write(int argc, char **argv)
     acks_stop(l.acks);
     for (size_t i = 0; i < n; i++)
         pthread_join(writers[i]->thread, NULL);
+    for (size_t i = 0; i < n; i++)
+        free(writers[i]);
     all = acks_drain(l.acks, 5000) && all;
     fprintf(stderr, "records=%llu bytes=%llu ms=%llu acknowledged=%s\n",
             (unsigned long long)l.records, (unsigned long long)l.bytes,

@@ -13,7 +13,7 @@ static uint32_t nibble(uint32_t v)
     return v;
 }
 
-uint32_t crc32(uint32_t start, const void *data, size_t len)
+uint32_t crc32_run(uint32_t start, const void *data, size_t len)
 {
     uint32_t table[16], crc = start;
     for (uint32_t i = 0; i < 16; i++)

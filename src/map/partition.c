@@ -182,7 +182,7 @@ static int gpt_header(struct disk *d, uint64_t lba, uint64_t sector, struct gpt 
         get_le64(h + 24) != lba)
         return 0;
     put_le32(h + 16, 0);
-    if (~crc32(UINT32_MAX, h, len) != sum && !fs_checksums_ignored())
+    if (~crc32_run(UINT32_MAX, h, len) != sum && !fs_checksums_ignored())
         return 0;
     struct gpt g = {.alternate_lba = get_le64(h + 32),
                     .entries_lba = get_le64(h + 72),
@@ -212,7 +212,7 @@ static int gpt_entries(struct disk *d, uint64_t lba, uint64_t sector, struct gpt
     AUTO(free) void *entries = xmalloc(len);
     if (disk_read(d, entries, len, g->entries_lba * sector, e))
         return -1;
-    if (~crc32(UINT32_MAX, entries, len) != g->entries_crc && !fs_checksums_ignored())
+    if (~crc32_run(UINT32_MAX, entries, len) != g->entries_crc && !fs_checksums_ignored())
         return 0;
     *ret = steal(entries);
     return 0;

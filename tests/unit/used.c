@@ -288,7 +288,8 @@ int main(void)
 {
     mark[0] = xmalloc(SIZE);
     mark[1] = xmalloc(SIZE);
-    is_u64(~crc32_run(UINT32_MAX, "123456789", 9), 0xcbf43926, "CRC-32 as everybody has it");
+    is_u64(~crc32_run(UINT32_MAX, "123456789", 9), 0xcbf43926,
+           "CRC-32 as everybody has it");
     test_span();
     test_used();
     test_lvm_text();

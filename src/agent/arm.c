@@ -5,6 +5,7 @@
 //
 // RUN/job.json says whose the disks are, so that an agent that was killed goes on; a
 // reboot takes it away, and with it everything that was known.
+#include "agent/block.h"
 #include "agent/source.h"
 
 #include <stdio.h>
@@ -15,12 +16,22 @@
 
 // --- disks
 
-static bool wanted(const struct source *s, const struct block_disk *d)
+// Those that are named; else all that stay with this server.
+static int list_disks(const struct source *s, struct block_disks *ret, struct err *e)
 {
     const struct strings *only = s->o->disks;
-    if (only && only->n)
-        return strings_have(only, d->name);
-    return !d->removable && d->size > 0;
+    struct block_disks all = {0};
+    if (block_list(only, &all, e))
+        return -1;
+    for (size_t i = 0; i < all.n; i++) {
+        struct block_disk *d = &all.v[i];
+        if (!(only && only->n) && (d->removable || d->size == 0))
+            continue;
+        vec_push(ret, *d);
+        *d = (struct block_disk){0};
+    }
+    block_disks_done(&all);
+    return 0;
 }
 
 static void drop_disks(struct source *s)
@@ -33,17 +44,9 @@ static void drop_disks(struct source *s)
 
 int source_find_disks(struct source *s, struct err *e)
 {
-    struct block_disks all = {0};
     drop_disks(s);
-    if (block_list(s->o->disks, &all, e))
+    if (list_disks(s, &s->disks, e))
         return -1;
-    for (size_t i = 0; i < all.n; i++) {
-        if (wanted(s, &all.v[i])) {
-            vec_push(&s->disks, all.v[i]);
-            all.v[i] = (struct block_disk){0};
-        }
-    }
-    block_disks_done(&all);
     if (s->disks.n == 0)
         return err_set(e, ERR_REFUSED, "this server has no disk of its own");
     s->tracked = xcalloc(s->disks.n, sizeof(*s->tracked));
@@ -64,15 +67,11 @@ static int check_disks(struct source *s, struct err *e)
 {
     struct block_disks now = {0};
     int status = 0;
-    if (block_list(s->o->disks, &now, e))
+    if (list_disks(s, &now, e))
         return -1;
-    size_t n = 0;
     for (size_t i = 0; i < now.n && !status; i++) {
         const struct block_disk *d = &now.v[i];
-        if (!wanted(s, d))
-            continue;
-        const struct block_disk *old = n < s->disks.n ? &s->disks.v[n] : NULL;
-        n++;
+        const struct block_disk *old = i < s->disks.n ? &s->disks.v[i] : NULL;
         if (!old || strcmp(old->name, d->name) != 0)
             status = err_set(e, ERR_REFUSED,
                              "disk %s was not there when job %llu began: discard the job "
@@ -85,9 +84,9 @@ static int check_disks(struct source *s, struct err *e)
                              d->name, (unsigned long long)old->size,
                              (unsigned long long)s->job, (unsigned long long)d->size);
     }
-    if (!status && n < s->disks.n)
+    if (!status && now.n < s->disks.n)
         status = err_set(e, ERR_REFUSED, "disk %s is gone since job %llu began",
-                         s->disks.v[n].name, (unsigned long long)s->job);
+                         s->disks.v[now.n].name, (unsigned long long)s->job);
     block_disks_done(&now);
     return status;
 }
@@ -171,7 +170,7 @@ int source_settle(struct source *s, struct err *e)
     if (mounts_list(&s->disks, &mounts, e))
         return -1;
     int status = 0;
-    if (s->freeze && freeze_holds(s->freeze))
+    if (source_is_frozen(s))
         freeze_settled(&mounts, &settled);
     else
         status = freeze_settle(&mounts, &settled, e);
@@ -196,8 +195,7 @@ static int write_job(struct source *s, struct err *e)
     json_t *j = json_pack("{s:I, s:s}", "job", (json_int_t)s->job, "owner", s->owner);
     if (!j)
         return err_set(e, ERR_REFUSED, "the job's owner is not text");
-    AUTO(str_free) char *text = json_text(j);
-    return file_write(path, text, strlen(text), 0600, e);
+    return json_file_write(path, j, e);
 }
 
 static int check_owner(const struct source *s, uint64_t job, const char *owner,
@@ -211,10 +209,10 @@ static int check_owner(const struct source *s, uint64_t job, const char *owner,
                    (unsigned long long)s->job, s->owner);
 }
 
-// bpffs, where systemd has it, or one of our own.
+// In bpffs; NULL: it is not mounted, and nothing outlives us.
 static char *bpf_folder(const struct source *s)
 {
-    struct err ignored; // without it nothing outlives us
+    struct err ignored; // as said
     AUTO(str_free) char *name = xstrdup(s->o->run_dir);
     for (char *p = name; *p; p++)
         *p = *p == '/' ? '_' : *p;
@@ -256,11 +254,10 @@ int source_arm(struct source *s, uint64_t job, const char *owner, struct err *e)
 int source_recall(struct source *s, struct err *e)
 {
     AUTO(str_free) char *path = path_join(s->o->run_dir, "job.json");
-    AUTO(buf_done) struct buf b = BUF_INIT(4 * KIB);
     AUTO(json_free) json_t *j = NULL;
     if (access(path, F_OK))
         return 0;
-    if (file_read(path, &b, e) || json_parse(b.data ? b.data : "", b.len, path, &j, e))
+    if (json_file_read(path, 4 * KIB, &j, e))
         return -1;
     const char *owner = json_string_value(json_object_get(j, "owner"));
     uint64_t job = (uint64_t)json_integer_value(json_object_get(j, "job"));
@@ -289,15 +286,9 @@ void source_forget(struct source *s)
 // What the kernel counted as written to a disk since it is there, in bytes.
 static uint64_t rewritten(const char *disk)
 {
-    AUTO(str_free) char *path = xasprintf("/sys/class/block/%s/stat", disk);
-    AUTO(buf_done) struct buf b = BUF_INIT(4 * KIB);
+    struct sys_stat s;
     struct err ignored; // no counter: no rate is shown
-    unsigned long long sectors;
-    // Documentation/block/stat.rst: the seventh is sectors written.
-    if (file_read(path, &b, &ignored) || !b.data ||
-        sscanf(b.data, "%*u %*u %*u %*u %*u %*u %llu", &sectors) != 1)
-        return 0;
-    return sectors * 512;
+    return sys_stat(disk, &s, &ignored) ? 0 : s.sectors_written * 512;
 }
 
 json_t *source_state(struct source *s, uint64_t id, char *const *lost)
@@ -320,7 +311,7 @@ json_t *source_state(struct source *s, uint64_t id, char *const *lost)
                              (json_int_t)rewritten(d->name)));
     }
     uint64_t now = clock_ms();
-    bool frozen = s->freeze && freeze_holds(s->freeze);
+    bool frozen = source_is_frozen(s);
     return json_pack(
         "{s:I, s:s, s:b, s:I, s:I, s:o}", "id", (json_int_t)id, "tracker",
         tracking_name(s->tracking), "frozen", (int)frozen, "frozen_ms",
@@ -345,7 +336,7 @@ int source_harvest(struct source *s, uint64_t id, uint64_t acked, json_t **ret,
                    struct err *e)
 {
     AUTO(strings_done) struct strings whys = {0};
-    bool frozen = s->freeze && freeze_holds(s->freeze);
+    bool frozen = source_is_frozen(s);
     if (!s->tracking)
         return err_set(e, ERR_REFUSED, "this server is not armed");
     if (check_disks(s, e) || tracking_harvest(s->tracking, id, acked, e) ||

@@ -32,15 +32,6 @@ static bool is_disk(const char *name)
     return name[0] != '.';
 }
 
-static uint64_t sys_number(const char *name, const char *attribute)
-{
-    AUTO(str_free) char *text = sys_text("/sys/block/%s/%s", name, attribute);
-    uint64_t value = 0;
-    if (text)
-        (void)str_to_u64(text, &value); // not a number: 0
-    return value;
-}
-
 // SCSI keeps it in VPD page 0x80 (SPC-4 7.8.18): four bytes of header, then text.
 static char *vpd_serial(const char *name)
 {

@@ -35,8 +35,7 @@ int config_write(const char *dir, const struct agent_config *c, struct err *e)
                           "dial", c->dial, "plain", c->plain);
     if (!j)
         return err_set(e, ERR_REFUSED, "the agent's name or address is not text");
-    AUTO(str_free) char *text = json_text(j);
-    return file_write(path, text, strlen(text), 0600, e);
+    return json_file_write(path, j, e);
 }
 
 void config_done(struct agent_config *c)

@@ -28,17 +28,13 @@ int fence_write(const char *state_dir, const char *token, const struct caller *k
                           "peer_port", keep->peer_port, "own_port", keep->own_port);
     if (!j)
         return err_set(e, ERR_FAILED, "the fence's token is not text");
-    AUTO(str_free) char *text = json_text(j);
-    if (dir_make(state_dir, 0700, e))
-        return -1;
-    return file_write(path, text, strlen(text), 0600, e);
+    return dir_make(state_dir, 0700, e) || json_file_write(path, j, e) ? -1 : 0;
 }
 
 int fence_apply(const char *state_dir, char ret_token[static AGENT_TOKEN_MAX + 1],
                 struct err *e)
 {
     AUTO(str_free) char *path = path_join(state_dir, "fenced");
-    AUTO(buf_done) struct buf b = BUF_INIT(4 * KIB);
     AUTO(json_free) json_t *j = NULL;
     struct fence f = {0};
     ret_token[0] = '\0';
@@ -46,7 +42,7 @@ int fence_apply(const char *state_dir, char ret_token[static AGENT_TOKEN_MAX + 1
         return 0;
     // A fence that cannot be read is one all the same: the target may be running.
     struct isolation keep = {.peer = NULL};
-    if (!file_read(path, &b, e) && !json_parse(b.data, b.len, path, &j, e) &&
+    if (!json_file_read(path, 4 * KIB, &j, e) &&
         !json_read(j, fields, ARRAY_LEN(fields), &f, path, e))
         keep = (struct isolation){.peer = f.peer,
                                   .peer_port = (uint16_t)f.peer_port,

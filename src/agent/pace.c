@@ -7,12 +7,10 @@
 //
 // Means and not the 99th percentile, because that is what every kernel counts; bench/pace
 // holds what the percentile comes to.
+#include "agent/block.h"
 #include "agent/source.h"
 
-#include <fcntl.h>
-#include <stdio.h>
 #include <time.h>
-#include <unistd.h>
 
 // Larger ones would be several requests to the kernel, which counts those.
 #define PIECE ((size_t)256 * 1024)
@@ -27,14 +25,11 @@
 #define FASTER 1.15
 #define WEIGHT 0.3 // of the newest window
 
-struct counters {
-    uint64_t requests, ticks_ms;
-};
 struct pace {
     pthread_mutex_t lock; // for all below
-    int fd;               // of the disk's stat file, -1: no counters, no pace
+    char *name;           // of the disk in /sys/block
     bool off;
-    struct counters at;   // when this window began
+    struct sys_stat at;   // when this window began
     uint64_t window_ns;   // when
     unsigned window;      // of the round
     uint64_t own, own_ns; // our requests in this window, and their time
@@ -46,10 +41,11 @@ struct pace {
 
 struct pace *pace_new(const char *disk)
 {
-    AUTO(str_free) char *path = xasprintf("/sys/class/block/%s/stat", disk);
     struct pace *p = xcalloc(1, sizeof(*p));
     pthread_mutex_init(&p->lock, NULL);
-    p->fd = open(path, O_RDONLY | O_CLOEXEC);
+    p->name = xstrdup(disk);
+    p->window_ns = clock_ns();
+    (void)sys_stat(disk, &p->at, &(struct err){0}); // what was before is no load
     p->rate = RATE_START;
     return p;
 }
@@ -58,7 +54,7 @@ void pace_free(struct pace *p)
 {
     if (!p)
         return;
-    fd_close(p->fd);
+    free(p->name);
     pthread_mutex_destroy(&p->lock);
     free(p);
 }
@@ -68,22 +64,6 @@ void pace_off(struct pace *p, bool off)
     pthread_mutex_lock(&p->lock);
     p->off = off;
     pthread_mutex_unlock(&p->lock);
-}
-
-static bool read_counters(int fd, struct counters *ret)
-{
-    char text[512];
-    unsigned long long reads, read_ms, writes, write_ms;
-    ssize_t n = pread(fd, text, sizeof(text) - 1, 0);
-    if (n <= 0)
-        return false;
-    text[n] = '\0';
-    // reads: requests, merged, sectors, ms; writes: the same
-    if (sscanf(text, "%llu %*u %*u %llu %llu %*u %*u %llu", &reads, &read_ms, &writes,
-               &write_ms) != 4)
-        return false;
-    *ret = (struct counters){.requests = reads + writes, .ticks_ms = read_ms + write_ms};
-    return true;
 }
 
 static void blend(double *mean, double value)
@@ -102,10 +82,12 @@ static void adjust(struct pace *p)
 // A window is over: what it was like for the others.
 static void next_window(struct pace *p, uint64_t now)
 {
-    struct counters c;
-    if (!read_counters(p->fd, &c))
+    struct sys_stat c;
+    struct err ignored; // no counters: no pace
+    p->window_ns = now;
+    if (sys_stat(p->name, &c, &ignored))
         return;
-    uint64_t requests = c.requests - p->at.requests, ticks = c.ticks_ms - p->at.ticks_ms;
+    uint64_t requests = c.requests - p->at.requests, ticks = c.busy_ms - p->at.busy_ms;
     uint64_t own_ms = p->own_ns / 1000000;
     uint64_t others = requests > p->own ? requests - p->own : 0;
     double latency =
@@ -123,14 +105,13 @@ static void next_window(struct pace *p, uint64_t now)
         p->window = (p->window + 1) % WINDOWS_PER_ROUND;
     }
     p->at = c;
-    p->window_ns = now;
     p->own = p->own_ns = 0;
 }
 
 // How long to wait before reading `len` bytes.
 static uint64_t delay(struct pace *p, size_t len, uint64_t now)
 {
-    if (p->off || p->fd < 0)
+    if (p->off)
         return 0;
     if (now - p->window_ns >= WINDOW_NS)
         next_window(p, now);

@@ -29,7 +29,7 @@ static void add_step(json_t *steps, const char *name, uint64_t *since)
     *since = now;
 }
 
-static bool holds(const struct source *s)
+bool source_is_frozen(const struct source *s)
 {
     return s->freeze && freeze_holds(s->freeze);
 }
@@ -113,11 +113,11 @@ int quiesce_begin(struct source *s, const struct caller *c, const char *token,
         return err_set(e, ERR_REFUSED, "this server is fenced already: its copy may run");
     if (!s->tracking)
         return err_set(e, ERR_REFUSED, "this server is not armed");
-    if (holds(s) && strcmp(s->token, token) == 0) { // its answer was lost
+    if (source_is_frozen(s) && strcmp(s->token, token) == 0) { // its answer was lost
         *ret_steps = json_array();
         return 0;
     }
-    if (holds(s))
+    if (source_is_frozen(s))
         return err_set(e, ERR_REFUSED, "this server is frozen by another call");
     if (s->token[0])
         (void)undo(s, &ignored_ms, &ignored); // what a deadline left
@@ -146,7 +146,7 @@ int quiesce_commit(struct source *s, const struct caller *c, const char *token,
                        "this server is not frozen for this cutover (any more)");
     if (s->fenced)
         return 0;
-    if (!holds(s) || freeze_commit(s->freeze, e))
+    if (!source_is_frozen(s) || freeze_commit(s->freeze, e))
         return err_set(e, ERR_REFUSED,
                        "the deadline has come first: this server is serving again");
     s->fenced = true;

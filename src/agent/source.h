@@ -120,6 +120,7 @@ extern const struct call source_calls[];
 extern const size_t n_source_calls;
 
 // quiesce.c: hooks, isolation, freeze, fence; with the lock held
+bool source_is_frozen(const struct source *s); // and the watchdog has not thawed
 int quiesce_begin(struct source *s, const struct caller *c, const char *token,
                   uint64_t deadline_ms, json_t **ret_steps, struct err *e);
 int quiesce_commit(struct source *s, const struct caller *c, const char *token,

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #define NAMESPACES_MAX 1024
+#define FIELDS_MIN 11 // of a disk's stat, on every kernel
 #define LINK_MAX_LEN 64
 
 char *sys_text(const char *fmt, ...)
@@ -26,6 +27,40 @@ char *sys_text(const char *fmt, ...)
     b.data[strcspn(b.data, "\n")] = '\0';
     const char *text = str_trim(b.data);
     return *text ? xstrdup(text) : NULL;
+}
+
+uint64_t sys_number(const char *disk, const char *attribute)
+{
+    AUTO(str_free) char *text = sys_text("/sys/block/%s/%s", disk, attribute);
+    uint64_t value = 0;
+    if (text)
+        (void)str_to_u64(text, &value); // not a number: 0
+    return value;
+}
+
+int sys_stat(const char *disk, struct sys_stat *ret, struct err *e)
+{
+    enum { READS, READ_MS = 3, WRITES, WRITTEN = 6, WRITE_MS, DISCARDED = 13, N_FIELDS };
+    char path[256];
+    AUTO(buf_done) struct buf b = BUF_INIT(KIB);
+    unsigned long long v[N_FIELDS] = {0};
+    size_t n = 0;
+    (void)snprintf(path, sizeof(path), "/sys/block/%s/stat", disk);
+    if (file_read(path, &b, e))
+        return -1;
+    char *end = b.data;
+    for (char *at = b.data; at && n < N_FIELDS; at = end, n++) {
+        v[n] = strtoull(at, &end, 10);
+        if (end == at)
+            break;
+    }
+    if (n < FIELDS_MIN)
+        return err_set(e, ERR_FAILED, "%s has %zu fields", path, n);
+    *ret = (struct sys_stat){.requests = v[READS] + v[WRITES],
+                             .busy_ms = v[READ_MS] + v[WRITE_MS],
+                             .sectors_written = v[WRITTEN],
+                             .sectors_discarded = v[DISCARDED]};
+    return 0;
 }
 
 bool sys_dev(const char *path, dev_t *ret)

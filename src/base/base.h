@@ -240,6 +240,9 @@ int json_parse(const char *text, size_t len, const char *what, json_t **ret,
                struct err *e);
 // The whole value on one line, no trailing newline; free() it.
 char *json_text(const json_t *j);
+// A file with one value, of at most `ceiling` bytes; written as file_write does, 0600.
+int json_file_read(const char *path, size_t ceiling, json_t **ret, struct err *e);
+int json_file_write(const char *path, const json_t *j, struct err *e);
 bool json_can_hold(const char *text); // it is UTF-8
 
 enum json_type_wanted {

@@ -55,6 +55,20 @@ int json_parse(const char *text, size_t len, const char *what, json_t **ret,
     return 0;
 }
 
+int json_file_read(const char *path, size_t ceiling, json_t **ret, struct err *e)
+{
+    AUTO(buf_done) struct buf b = BUF_INIT(ceiling);
+    if (file_read(path, &b, e))
+        return -1;
+    return json_parse(b.data ? b.data : "", b.len, path, ret, e);
+}
+
+int json_file_write(const char *path, const json_t *j, struct err *e)
+{
+    AUTO(str_free) char *text = json_text(j);
+    return file_write(path, text, strlen(text), 0600, e);
+}
+
 bool json_can_hold(const char *text)
 {
     AUTO(json_free) json_t *j = json_string(text); // NULL: not UTF-8

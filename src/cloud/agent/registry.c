@@ -48,10 +48,9 @@ static int read_pin(const char *hex, uint8_t ret[static PIN_LEN])
 
 static int read_row(const char *path, struct agent_row *ret, struct err *e)
 {
-    AUTO(buf_done) struct buf b = BUF_INIT(64 * KIB);
     AUTO(json_free) json_t *j = NULL;
     struct stored s = {0};
-    if (file_read(path, &b, e) || json_parse(b.data ? b.data : "", b.len, path, &j, e))
+    if (json_file_read(path, 64 * KIB, &j, e))
         return -1;
     int status = json_read(j, fields, ARRAY_LEN(fields), &s, path, e);
     struct agent_row row = {
@@ -80,9 +79,7 @@ int agent_row_write(const char *state_dir, const struct agent_row *row, struct e
                           (json_int_t)row->enrolled);
     if (!j)
         return err_set(e, ERR_USAGE, "the agent's address is not text");
-    AUTO(str_free) char *text = json_text(j);
-    return dir_make(dir, 0700, e) || file_write(path, text, strlen(text), 0600, e) ? -1
-                                                                                   : 0;
+    return dir_make(dir, 0700, e) || json_file_write(path, j, e) ? -1 : 0;
 }
 
 int agent_row_remove(const char *state_dir, const char *name, struct err *e)

@@ -3,7 +3,7 @@
 # For shell tests. Every test runs alone (`sh tests/cmd/copy.sh`), in a fresh folder that goes when it ends, also when it is
 # killed by a signal, and speaks TAP. After sourcing: $godwit is the program, $top the project, the folder is the test's own.
 #
-#   ok NAME              the status of the last command is the verdict
+#   ok NAME [FILE…]      the status of the last command is the verdict; files are shown when it is bad
 #   is CODE NAME cmd…    runs cmd, output to ./out and ./err; passes if it ends with CODE
 #   has TEXT FILE NAME   passes if FILE contains TEXT
 #   skip NAME WHY        counted as skipped
@@ -41,6 +41,8 @@ ok() {
     else
         tap_n=$((tap_n + 1)) tap_bad=1
         echo "not ok $tap_n - $1"
+        shift
+        [ $# = 0 ] || tail -n 20 -v -- "$@" | sed 's/^/#   /'
     fi
 }
 is() {

@@ -152,17 +152,18 @@ int quiesce_commit(struct source *s, const struct caller *c, const char *token,
     s->fenced = true;
     lease_end(s->lease, true);
     s->lease = NULL;
+    // The lease may have ended in the same moment: nothing that is written behind the thaw
+    // may be told to anybody.
+    struct isolation keep = {
+        .peer = c->address, .peer_port = c->peer_port, .own_port = c->own_port};
+    int status = isolate_holds() ? 0 : isolate_begin(&keep, e);
     // Its deadline is gone: thawing is all that is left to do, and then it is written
     // down.
-    int status = freeze_end(s->freeze, &ignored_ms, e);
+    if (freeze_end(s->freeze, &ignored_ms, status ? &later : e))
+        status = -1;
     s->freeze = NULL;
     munlockall();
     source_pace_off(s, false);
-    // The lease may have ended in the same moment.
-    struct isolation keep = {
-        .peer = c->address, .peer_port = c->peer_port, .own_port = c->own_port};
-    if (!isolate_holds() && isolate_begin(&keep, status ? &later : e))
-        status = -1;
     return status || fence_write(s->o->state_dir, token, c, e) || file_remove(path, e)
                ? -1
                : 0;

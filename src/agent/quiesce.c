@@ -152,8 +152,8 @@ int quiesce_commit(struct source *s, const struct caller *c, const char *token,
     s->fenced = true;
     lease_end(s->lease, true);
     s->lease = NULL;
-    // The lease may have ended in the same moment: nothing that is written behind the thaw
-    // may be told to anybody.
+    // The lease may have ended in the same moment: nothing that is written behind the
+    // thaw may be told to anybody.
     struct isolation keep = {
         .peer = c->address, .peer_port = c->peer_port, .own_port = c->own_port};
     int status = isolate_holds() ? 0 : isolate_begin(&keep, e);

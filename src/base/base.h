@@ -344,8 +344,9 @@ int proc_have(const char *program, const char *package, struct err *e);
 
 // --- fd.c, path.c: descriptors, files, folders
 
-void fd_close(int fd);     // negative: nothing; keeps errno
-DEFINE_AUTO(fd_close, int) // AUTO(fd_close) int fd = -1;
+void fd_close(int fd);           // negative: nothing; keeps errno
+DEFINE_AUTO(fd_close, int)       // AUTO(fd_close) int fd = -1;
+int fd_memory(const char *name); // an empty file in memory alone, or -1 + errno
 int fd_pread(int fd, void *buf, size_t len,
              uint64_t off); // all of it, or -1 + errno (EOF: EIO)
 int fd_pwrite(int fd, const void *buf, size_t len, uint64_t off);

@@ -7,9 +7,12 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <stdio.h>
 #include <sys/file.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 int steal_fd(int *fd)
@@ -25,6 +28,23 @@ void fd_close(int fd)
     if (fd >= 0)
         close(fd);
     errno = saved;
+}
+
+int fd_memory(const char *name)
+{
+    static const char *const folders[] = {"/dev/shm", "/run"};
+    int fd = memfd_create(name, MFD_CLOEXEC);
+    // Before 3.17. On no disk: it may be frozen.
+    for (size_t i = 0; i < ARRAY_LEN(folders) && fd < 0; i++) {
+        struct statfs st;
+        if (statfs(folders[i], &st) < 0 || st.f_type != TMPFS_MAGIC)
+            continue;
+        AUTO(str_free) char *path = xasprintf("%s/%s-XXXXXX", folders[i], name);
+        fd = mkostemp(path, O_CLOEXEC);
+        if (fd >= 0)
+            (void)unlink(path);
+    }
+    return fd;
 }
 
 int fd_pread(int fd, void *buf, size_t len, uint64_t off)

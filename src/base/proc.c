@@ -109,6 +109,18 @@ __attribute__((noreturn)) static void child_fails(const struct plan *p, int repo
     _exit(127);
 }
 
+// All but the standard ones.
+static void close_at_exec(void)
+{
+    struct rlimit limit;
+    if (close_range(3, UINT_MAX, CLOSE_RANGE_CLOEXEC) == 0)
+        return;
+    // Before 5.11.
+    getrlimit(RLIMIT_NOFILE, &limit);
+    for (int fd = 3; (rlim_t)fd < limit.rlim_cur; fd++)
+        (void)fcntl(fd, F_SETFD, FD_CLOEXEC);
+}
+
 // Descriptor `from[i]` becomes number want(i). First all are copied above every number
 // wanted, so that none is overwritten before it was used. Returns the report pipe's new
 // number.
@@ -127,8 +139,7 @@ static int child_fds(const struct plan *p)
             child_fails(p, report);
     }
     // Numbers between the kept ones must close too; CLOEXEC does it at exec.
-    if (close_range(3, UINT_MAX, CLOSE_RANGE_CLOEXEC) < 0)
-        child_fails(p, report);
+    close_at_exec();
     for (size_t i = 0; i < p->n_fds; i++) {
         if (dup2(p->fds[i], i < 3 ? (int)i : o->keep[i - 3]) < 0)
             child_fails(p, report);

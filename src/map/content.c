@@ -9,7 +9,6 @@
 
 #include <blkid/blkid.h>
 #include <errno.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #define HEAD (4 * MIB)
@@ -95,7 +94,7 @@ int content_detect(struct disk *d, struct content *ret, struct err *e)
         *ret = (struct content){0};
         return 0;
     }
-    AUTO(fd_close) int fd = memfd_create("godwit-content", MFD_CLOEXEC);
+    AUTO(fd_close) int fd = fd_memory("godwit-content");
     if (fd < 0 || ftruncate(fd, (off_t)d->size))
         return err_errno(e, errno, "cannot make a file of %llu bytes in memory",
                          (unsigned long long)d->size);

@@ -57,6 +57,7 @@ agent_run() { # COMMAND OPTION…: godwit-agent with this test's folders, instea
     exec nsenter -t $server_ns -m -n "$agent" "$verb" --config "$work/agent" --run "$work/agent-run" --state "$work/agent-state" "$@"
 }
 agent_enroll() {
+    rm -f line
     (exec nsenter -t $godwit_ns -n "$godwit" agent enroll "$1" --at 10.77.0.2:7443 > line 2> enroll.err) &
     local enroller=$!
     until [ -s line ]; do

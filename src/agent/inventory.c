@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/statvfs.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 
@@ -226,12 +227,42 @@ static void add_listening(const char *path, json_t *array)
     }
 }
 
+// What is mounted from the disks. A file system that does not answer (statvfs) is listed
+// without its sizes.
+static int add_volumes(const struct block_disks *disks, json_t *array, struct err *e)
+{
+    struct volume_mounts mounts = {0};
+    if (mounts_list(disks, &mounts, e))
+        return -1;
+    for (size_t i = 0; i < mounts.n; i++) {
+        const struct volume_mount *m = &mounts.v[i];
+        struct statvfs st;
+        json_t *j =
+            json_pack("{s:s*, s:s*, s:s*, s:s*, s:b, s:b}", "where", m->where, "type",
+                      m->type, "source", m->source, "uuid", m->uuid, "read_only",
+                      (int)m->read_only, "can_freeze", (int)m->can_freeze);
+        if (j && !statvfs(m->where, &st)) {
+            uint64_t free_bytes = (uint64_t)st.f_bfree * st.f_frsize;
+            uint64_t size = (uint64_t)st.f_blocks * st.f_frsize;
+            json_object_set_new(j, "size", json_integer((json_int_t)size));
+            json_object_set_new(j, "used", json_integer((json_int_t)(size - free_bytes)));
+        }
+        json_array_append_new(array, j);
+    }
+    mounts_done(&mounts);
+    return 0;
+}
+
 int inventory(const struct block_disks *disks, bool offline, json_t **ret, struct err *e)
 {
     json_t *machine = NULL, *list = json_array(), *ports = json_array();
-    if (machine_of(disks, offline, &machine, e)) {
+    json_t *volumes = json_array();
+    if (machine_of(disks, offline, &machine, e) ||
+        (!offline && add_volumes(disks, volumes, e))) {
+        json_decref(machine);
         json_decref(list);
         json_decref(ports);
+        json_decref(volumes);
         return -1;
     }
     for (size_t i = 0; i < disks->n; i++) {
@@ -243,8 +274,8 @@ int inventory(const struct block_disks *disks, bool offline, json_t **ret, struc
     }
     add_listening("/proc/net/tcp", ports);
     add_listening("/proc/net/tcp6", ports);
-    *ret =
-        json_pack("{s:o, s:o, s:o, s:o, s:o}", "machine", machine, "disks", list,
-                  "system", system_facts(), "addresses", addresses(), "listening", ports);
+    *ret = json_pack("{s:o, s:o, s:o, s:o, s:o, s:o}", "machine", machine, "disks", list,
+                     "volumes", volumes, "system", system_facts(), "addresses",
+                     addresses(), "listening", ports);
     return *ret ? 0 : err_set(e, ERR_FAILED, "putting the inventory together");
 }

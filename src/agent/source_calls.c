@@ -221,7 +221,7 @@ const struct call source_calls[] = {
     {{"GET", "/v1/inventory", handle_look},
      "What this server is",
      "none",
-     "machine (as `godwit info --json`), disks, system, addresses, listening"},
+     "machine (as `godwit info --json`), disks, volumes, system, addresses, listening"},
     {{"POST", "/v1/arm", handle_arm},
      "Tracks changes, settles the file systems, reads what is in use; again: goes on",
      "job, owner",

@@ -244,7 +244,11 @@ static int run(const struct globals *g, void *values, const struct strings *args
                                     .allow_any_path = o->allow_path,
                                     .snapshot = o->snapshot,
                                     .format = o->format};
-    if (source_describe(&source, &i.source, e) || source_open(&i.source, &source, e) ||
+    if (source_describe(&source, &i.source, e))
+        return -1;
+    if (i.source.runs)
+        return info_running(g, i.source.machine, e);
+    if (source_open(&i.source, &source, e) ||
         source_allocation(&i.source, &i.allocation, e))
         return -1;
     struct err why = {0};
@@ -270,8 +274,12 @@ const struct command command_info = {
             "systems with the bytes they use, why something is counted as wholly used, "
             "and, from inside the appliance, what system is installed. Nothing is "
             "changed.\n\n"
-            "Several DISKs are taken as those of one machine.",
+            "Several DISKs are taken as those of one machine. A running server "
+            "(agent://NAME) is asked itself: its system, disks, file systems and whether "
+            "they can be frozen, addresses, ports that are listened on, and whose it "
+            "is.",
     .examples = "godwit info vm.vmdk\n"
+                "godwit info agent://crm01\n"
                 "godwit info vm.ova --no-guest --json | jq .allocation\n",
     .options = options,
     .options_size = sizeof(struct info_options),

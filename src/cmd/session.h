@@ -50,3 +50,8 @@ json_t *job_row_json(struct store *s, const struct job_row *job);
 int watch_job(struct store *s, const struct globals *g, uint64_t id, struct err *e);
 const char *job_state(struct store *s, const struct job_row *job); // as it is shown
 void job_print(struct store *s, const struct globals *g, const struct job_row *job);
+
+// --- info_running.c
+
+// A server that its agent has described, on stdout.
+int info_running(const struct globals *g, const struct machine *m, struct err *e);

@@ -66,10 +66,19 @@ static int agent_describe(struct cloud *c, struct machine **ret, struct err *e)
 {
     struct agent *a = (struct agent *)c;
     AUTO(json_free) json_t *reply = NULL;
+    AUTO(json_free) json_t *hello = NULL;
     if (link_call(a->link, "GET", "/v1/inventory", NULL, PATIENCE_MS, &reply, e))
         return -1;
     if (machine_from_json(json_object_get(reply, "machine"), ret, e))
         return err_wrap(e, "what agent %s says of its server", link_name(a->link));
+    if (link_call(a->link, "GET", "/v1/hello", NULL, PATIENCE_MS, &hello, e)) {
+        machine_free(steal(*ret));
+        return -1;
+    }
+    json_object_del(reply, "machine");
+    json_object_set(reply, "agent", hello);
+    json_decref((*ret)->guest);
+    (*ret)->guest = steal(reply);
     return 0;
 }
 

@@ -31,6 +31,7 @@ struct check {
     bool frozen;
     uint64_t records, zeros, gone, newer, under_way, lost, torn, misplaced, told;
     unsigned torn_left, erases_left; // of this writer's
+    uint64_t removable;              // number of its log that it may just have removed
 };
 
 // --- the acknowledgements: read, sorted, the newest of each place and offset kept
@@ -260,6 +261,12 @@ static const struct ack *gone_of(const struct ack *acks, size_t n)
     return newest->op == OP_GONE ? newest : NULL;
 }
 
+static uint64_t log_number(const char *place)
+{
+    const char *dot = strrchr(place, '.');
+    return dot ? number(dot + 1, place) : UINT64_MAX;
+}
+
 static void check_place(struct check *c, const struct ack *acks, size_t n)
 {
     const struct mode *mode = mode_of(acks->place);
@@ -278,6 +285,9 @@ static void check_place(struct check *c, const struct ack *acks, size_t n)
         c->gone++;
     else if (fd < 0 && mode->layout == LAYOUT_FILES)
         erased(c, acks, "there is no such file");
+    else if (fd < 0 && mode->layout == LAYOUT_LOG &&
+             log_number(acks->place) == c->removable)
+        c->under_way++; // removed, and the freeze or the cut came before anybody was told
     else if (fd < 0)
         for (size_t i = 0; i < n; i++)
             lost(c, acks->place, acks[i].off, "there is no such file");
@@ -300,11 +310,29 @@ static bool same_writer(const char *a, const char *b)
     return strcspn(b, ".") == len && memcmp(a, b, len) == 0;
 }
 
+// The oldest log that is not acknowledged as removed, once there are as many as are kept:
+// no more than that one can have been removed since, for between two removals a writer
+// waits for acknowledgements.
+static uint64_t removable_log(const struct ack *acks, size_t n)
+{
+    uint64_t oldest = UINT64_MAX, newest = 0;
+    for (size_t i = 0, next; i < n && same_writer(acks->place, acks[i].place); i = next) {
+        for (next = i + 1; next < n && strcmp(acks[next].place, acks[i].place) == 0;)
+            next++;
+        uint64_t number = log_number(acks[i].place);
+        newest = number > newest ? number : newest;
+        if (!gone_of(acks + i, next - i) && number < oldest)
+            oldest = number;
+    }
+    return newest - oldest + 1 == LOGS_KEPT ? oldest : UINT64_MAX;
+}
+
 static void check_all(struct check *c, const struct ack *acks, size_t n)
 {
     for (size_t i = 0, next; i < n; i = next) {
         if (i == 0 || !same_writer(acks[i - 1].place, acks[i].place)) {
             const struct mode *mode = mode_of(acks[i].place);
+            c->removable = removable_log(acks + i, n - i);
             c->torn_left = c->frozen ? mode->torn_frozen : mode->torn_cut;
             c->erases_left = mode->erases;
         }

@@ -19,7 +19,7 @@ const struct mode modes[] = {
     {"buffered", LAYOUT_SLOTS, .torn_cut = 1, .torn_frozen = 0, .window = 16},
     {"direct", LAYOUT_SLOTS, .torn_cut = 1, .torn_frozen = 0, .window = 16},
     {"mmap", LAYOUT_SLOTS, .torn_cut = 1, .torn_frozen = 1, .window = 16},
-    {"append", LAYOUT_LOG, .torn_cut = 1, .torn_frozen = 0, .window = 16},
+    {"append", LAYOUT_LOG, .torn_cut = 1, .torn_frozen = 0, .erases = 1, .window = 16},
     {"files", LAYOUT_FILES, .erases = 1, .window = 1},
     {"punch", LAYOUT_SLOTS, .torn_cut = 1, .torn_frozen = 0, .erases = 1, .window = 1},
     {"raw", LAYOUT_SLOTS, .torn_cut = 1, .torn_frozen = 1, .window = 16},

@@ -28,6 +28,8 @@
 #define SLOT RECORD_MAX // files of slots hold a record, or zeros, at every multiple of it
 #define PLACE_MAX 96
 
+#define LOGS_KEPT 3 // of mode append; when another one begins, the oldest is removed
+
 struct record {
     uint64_t place; // place_id() of where it belongs
     uint64_t off, seq;

@@ -17,8 +17,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define N_NAMES 16  // of the mode that makes, renames and removes files
-#define LOGS_KEPT 3 // older ones are removed
+#define N_NAMES 16 // of the mode that makes, renames and removes files
 
 // What all writers share.
 struct load {

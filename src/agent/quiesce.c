@@ -63,7 +63,7 @@ static int isolate(struct source *s, const struct caller *c, uint64_t deadline_m
 {
     struct isolation keep = {
         .peer = c->address, .peer_port = c->peer_port, .own_port = c->own_port};
-    if (lease_begin(deadline_ms, &s->lease, e))
+    if (lease_begin(s->o->run_dir, deadline_ms, &s->lease, e))
         return -1;
     return isolate_begin(&keep, e);
 }
@@ -135,38 +135,56 @@ int quiesce_begin(struct source *s, const struct caller *c, const char *token,
     return 0;
 }
 
+// Cut off while all is frozen: between thaw and fence nothing is acknowledged that the
+// copy does not have. The lease may have come to its end in this very moment.
+static int stay_isolated(struct source *s, const struct caller *c, struct err *e)
+{
+    struct isolation keep = {
+        .peer = c->address, .peer_port = c->peer_port, .own_port = c->own_port};
+    return lease_commit(s->lease) && isolate_holds() ? 0 : isolate_begin(&keep, e);
+}
+
+// Behind the thaw: it may lie on a file system that was frozen. Asked again it does what
+// is left of it. Until it is written our death lifts the isolation.
+static int write_fence(struct source *s, const struct caller *c, struct err *e)
+{
+    AUTO(str_free) char *path = marker(s);
+    AUTO(str_free) char *fence = path_join(s->o->state_dir, "fenced");
+    if (access(fence, F_OK) && fence_write(s->o->state_dir, s->token, c, e))
+        return -1;
+    lease_end(s->lease, true);
+    s->lease = NULL;
+    return file_remove(path, e);
+}
+
 int quiesce_commit(struct source *s, const struct caller *c, const char *token,
                    struct err *e)
 {
-    AUTO(str_free) char *path = marker(s);
     uint64_t ignored_ms;
     struct err later;
     if (strcmp(s->token, token) != 0)
         return err_set(e, ERR_REFUSED,
                        "this server is not frozen for this cutover (any more)");
     if (s->fenced)
-        return 0;
+        return write_fence(s, c, e);
     if (!source_is_frozen(s) || freeze_commit(s->freeze, e))
         return err_set(e, ERR_REFUSED,
                        "the deadline has come first: this server is serving again");
+    int status = stay_isolated(s, c, e);
+    // A file system that was not frozen all the time may have more than its copy.
+    if (!status) {
+        status = freeze_end(s->freeze, &ignored_ms, e);
+        s->freeze = NULL;
+    }
+    if (status) {
+        (void)undo(s, &ignored_ms, &later); // the first error counts
+        e->code = ERR_REFUSED;
+        return err_wrap(e, "not committed, this server is serving again");
+    }
     s->fenced = true;
-    lease_end(s->lease, true);
-    s->lease = NULL;
-    // The lease may have ended in the same moment: nothing that is written behind the
-    // thaw may be told to anybody.
-    struct isolation keep = {
-        .peer = c->address, .peer_port = c->peer_port, .own_port = c->own_port};
-    int status = isolate_holds() ? 0 : isolate_begin(&keep, e);
-    // Its deadline is gone: thawing is all that is left to do, and then it is written
-    // down.
-    if (freeze_end(s->freeze, &ignored_ms, status ? &later : e))
-        status = -1;
-    s->freeze = NULL;
     munlockall();
     source_pace_off(s, false);
-    return status || fence_write(s->o->state_dir, token, c, e) || file_remove(path, e)
-               ? -1
-               : 0;
+    return write_fence(s, c, e);
 }
 
 int quiesce_release(struct source *s, const char *token, uint64_t *ret_frozen_ms,

@@ -132,7 +132,9 @@ void quiesce_recover(struct source *s);
 
 // lease.c: a process of its own that lifts the isolation at the deadline, or when we die
 struct lease;
-int lease_begin(uint64_t deadline_ms, struct lease **ret, struct err *e);
+int lease_begin(const char *run_dir, uint64_t deadline_ms, struct lease **ret,
+                struct err *e);
+bool lease_commit(struct lease *l);         // no deadline any more; false: it has come
 void lease_end(struct lease *l, bool keep); // keep: the isolation stays
 
 // pace.c: reading that gives way to the server's own I/O on a disk

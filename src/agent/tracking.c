@@ -294,8 +294,10 @@ int tracking_harvest(struct tracking *t, uint64_t id, uint64_t acked, struct err
     for (size_t i = 0; i < t->o.n_disks; i++)
         if (take(t, i, e) < 0)
             return -1;
-    h->acked = false;
-    h->last = id;
+    // In this order: killed between, asked again for `id` it changes nothing; the other
+    // way round what was taken would be cleared as acknowledged.
+    __atomic_store_n(&h->last, id, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&h->acked, false, __ATOMIC_SEQ_CST);
     return 0;
 }
 
@@ -361,10 +363,15 @@ int tracking_audit(struct tracking *t, size_t disk, uint64_t *ret_short, struct 
     return 0;
 }
 
+// Another epoch: should the reply be lost that says that something was, the next one
+// does.
 void tracking_rearm(struct tracking *t, size_t disk)
 {
-    if (!record_of(t, disk)->known)
-        arm(t, disk);
+    struct track_record *r = record_of(t, disk);
+    if (r->known)
+        return;
+    r->epoch = track_random();
+    arm(t, disk);
 }
 
 int tracking_distrust(struct tracking *t, const char *why, struct err *e)

@@ -399,11 +399,18 @@ static int harvest(struct job *j, uint64_t id, struct err *e)
 }
 
 // The first harvest is the arming; what the disks are from then on is measured by it.
-static void first_epochs(struct job *j)
+// Saved before anything is copied: whoever goes on with this round has to know whether
+// the agent lost something since it began.
+static int first_epochs(struct job *j, struct err *e)
 {
-    for (size_t i = 0; i < j->live.n_disks; i++)
-        if (!json_object_get(disk_of(j, i), "epoch"))
-            set_epoch(disk_of(j, i), "epoch", j->live.harvest.disks[i].epoch);
+    bool new = false;
+    for (size_t i = 0; i < j->live.n_disks; i++) {
+        if (json_object_get(disk_of(j, i), "epoch"))
+            continue;
+        set_epoch(disk_of(j, i), "epoch", j->live.harvest.disks[i].epoch);
+        new = true;
+    }
+    return new ? job_save(j, e) : 0;
 }
 
 static void measure(struct job *j, uint64_t start, uint64_t before, bool scanned)
@@ -429,9 +436,7 @@ int live_round(struct job *j, struct err *e)
     uint64_t id = round_id(j), start = clock_ms(), before = l->harvested_ms;
     bool scanned = false;
     l->moved = l->changed = 0;
-    if (id == 1)
-        first_epochs(j);
-    else if (harvest(j, id, e))
+    if (id == 1 ? first_epochs(j, e) : harvest(j, id, e))
         return -1;
     l->round = id;
     l->harvested_ms = start;

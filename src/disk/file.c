@@ -25,9 +25,9 @@
 
 struct file {
     struct disk disk;
-    int fd;        // buffered; holds the locks
-    int direct_fd; // -1: not possible here
-    bool block_device;
+    int fd;                                     // buffered; holds the locks
+    int direct_fd;                              // -1: not possible here
+    bool block_device, buffered;                // buffered: as was asked for
     bool no_punch, no_zero_range, no_cachestat; // learned: set once, harmless races
     uint64_t base;                              // where the disk begins in the file
 };
@@ -71,9 +71,14 @@ static int read_failed(struct file *f, uint64_t at, size_t len, struct err *e)
     return err_errno(e, errno, "read %zu bytes at %" PRIu64, len, at);
 }
 
+// A block device's cache may be older than what a mounted file system wrote.
 static int read_buffered(struct file *f, void *buf, size_t len, uint64_t at,
                          struct err *e)
 {
+    if (f->block_device && !f->buffered)
+        return err_set(e, ERR_FAILED,
+                       "read %zu bytes at %" PRIu64 ": not possible past the page cache",
+                       len, at);
     return fd_pread(f->fd, buf, len, at) < 0 ? read_failed(f, at, len, e) : 0;
 }
 
@@ -417,6 +422,7 @@ static int file_setup(struct file *f, const struct file_options *o, struct err *
     if (disk_lock(f->fd, o->path, o->writable || o->create, e) < 0 ||
         (o->create && file_create(f, o, e) < 0) || file_measure(f, o, e) < 0)
         return -1;
+    f->buffered = o->buffered;
     if (!o->buffered)
         file_open_direct(f, o->writable || o->create);
     return 0;

@@ -355,3 +355,16 @@ int source_harvest(struct source *s, uint64_t id, uint64_t acked, json_t **ret,
     *ret = source_state(s, id, lost);
     return 0;
 }
+
+int source_distrust(struct source *s, const char *tracker, const char *why, struct err *e)
+{
+    if (!s->tracking)
+        return err_set(e, ERR_REFUSED, "this server is not armed");
+    if (strcmp(tracking_name(s->tracking), tracker) != 0)
+        return 0;
+    // The next one is tried by writing to the file systems.
+    if (source_is_frozen(s))
+        return err_set(e, ERR_RETRY, "this server is frozen");
+    log_line(LOG_WARN, "the tracker %s is not used again: %s", tracker, why);
+    return tracking_distrust(s->tracking, why, e);
+}

@@ -101,6 +101,9 @@ int source_settle(struct source *s, struct err *e);       // s->used anew
 int source_settle_again(struct source *s, struct err *e); // if it is of another harvest
 int source_harvest(struct source *s, uint64_t id, uint64_t acked, json_t **ret,
                    struct err *e);
+// The tracker of this name is not used again for this job; another one is: nothing.
+int source_distrust(struct source *s, const char *tracker, const char *why,
+                    struct err *e);
 // The harvest's reply. lost: why a disk's changes are not all there, NULL for those whose
 // are; NULL: as it stands.
 json_t *source_state(struct source *s, uint64_t id, char *const *lost);

@@ -12,7 +12,7 @@
 
 struct ask { // every field that any call takes
     uint64_t job, id, acked, deadline_ms, n;
-    char *owner, *token;
+    char *owner, *token, *tracker, *why;
     bool forget;
 };
 static const struct json_field ask_fields[] = {
@@ -23,6 +23,8 @@ static const struct json_field ask_fields[] = {
     {"n", JSON_FIELD_U64, offsetof(struct ask, n), false},
     {"owner", JSON_FIELD_STRING, offsetof(struct ask, owner), false},
     {"token", JSON_FIELD_STRING, offsetof(struct ask, token), false},
+    {"tracker", JSON_FIELD_STRING, offsetof(struct ask, tracker), false},
+    {"why", JSON_FIELD_STRING, offsetof(struct ask, why), false},
     {"forget", JSON_FIELD_BOOL, offsetof(struct ask, forget), false},
 };
 
@@ -30,6 +32,8 @@ static void ask_done(struct ask *a)
 {
     free(a->owner);
     free(a->token);
+    free(a->tracker);
+    free(a->why);
 }
 __attribute__((unused)) static inline void auto_ask_done(struct ask *a)
 {
@@ -122,6 +126,19 @@ static int harvest(struct caller *c, const struct ask *a, json_t **ret, struct e
     return source_harvest(c->source, a->id, a->acked, ret, e);
 }
 
+static int distrust(struct caller *c, const struct ask *a, json_t **ret, struct err *e)
+{
+    struct source *s = c->source;
+    if (check_job(s, a, e))
+        return -1;
+    if (!a->tracker || !a->why)
+        return err_set(e, ERR_USAGE, "which tracker, and why?");
+    if (source_distrust(s, a->tracker, a->why, e))
+        return -1;
+    *ret = json_pack("{s:s}", "tracker", tracking_name(s->tracking));
+    return 0;
+}
+
 static int quiesce(struct caller *c, const struct ask *a, json_t **ret, struct err *e)
 {
     json_t *steps;
@@ -203,6 +220,7 @@ HANDLER(hello)
 HANDLER(look)
 HANDLER(arm)
 HANDLER(harvest)
+HANDLER(distrust)
 HANDLER(quiesce)
 HANDLER(commit)
 HANDLER(release)
@@ -230,6 +248,11 @@ const struct call source_calls[] = {
      "What changed since harvest `acked`, which the target has",
      "job, owner, id, acked",
      HARVEST_REPLY},
+    {{"POST", "/v1/distrust", handle_distrust},
+     "`tracker` missed a write: another one, or none, till the job ends; no disk is "
+     "known",
+     "job, owner, tracker, why",
+     "tracker"},
     {{"POST", "/v1/quiesce", handle_quiesce},
      "Hooks, isolation, sync and freeze, until the deadline",
      "job, owner, token, deadline_ms",

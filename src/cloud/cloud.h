@@ -93,6 +93,10 @@ struct cloud_ops {
     //   quiesce   hooks, isolates, syncs, freezes: undone by itself at the deadline
     //   commit    the token's freeze becomes a fence that only `release` or the server's
     //             console lifts; ERR_REFUSED: the deadline has come first
+    //   distrust  a tracker (as the harvest called it) that missed a write is not used
+    //   for
+    //             this job again: another one begins, or none, and no disk is known.
+    //             *ret_tracker: what is used now, free() it
     //   release   thaws, un-isolates, un-fences; `forget`: stops tracking, the job is
     //   over
     int (*arm)(struct cloud *c, const struct cloud_live *live, struct cloud_harvest *ret,
@@ -101,6 +105,8 @@ struct cloud_ops {
                 struct disk **ret, struct err *e);
     int (*harvest)(struct cloud *c, uint64_t id, uint64_t acked,
                    struct cloud_harvest *ret, struct err *e);
+    int (*distrust)(struct cloud *c, const char *tracker, const char *why,
+                    char **ret_tracker, struct err *e);
     int (*quiesce)(struct cloud *c, const char *token, uint64_t deadline_ms,
                    struct err *e);
     int (*commit)(struct cloud *c, const char *token, struct err *e);

@@ -61,7 +61,38 @@ int live_open(struct job *j, struct err *e)
     cloud_harvest_done(&l->harvest);
     l->harvest = h;
     l->source = steal(c);
+    if (live_is_distrusted(j))
+        live_distrust(j, NULL);
     return 0;
+}
+
+bool live_is_distrusted(const struct job *j)
+{
+    return json_object_get(json_object_get(j->row.report, "distrusted"),
+                           j->live.harvest.tracker);
+}
+
+void live_distrust(struct job *j, const char *why)
+{
+    struct live *l = &j->live;
+    struct err e;
+    json_t *all = json_object_get(j->row.report, "distrusted");
+    if (!all) {
+        all = json_object();
+        json_object_set_new(j->row.report, "distrusted", all);
+    }
+    if (why)
+        json_object_set_new(all, l->harvest.tracker, json_string(why));
+    else
+        why = json_string_value(json_object_get(all, l->harvest.tracker));
+    AUTO(str_free) char *next = NULL;
+    if (l->source->ops->distrust(l->source, l->harvest.tracker, why, &next, &e))
+        job_note(j, "until the agent can be told every round is found by hashes: %s",
+                 e.text);
+    else
+        job_note(j, "from now on the agent uses %s",
+                 strcmp(next, "none") == 0 ? "no tracker, every round is found by hashes"
+                                           : next);
 }
 
 void live_close(struct job *j)

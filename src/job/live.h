@@ -3,7 +3,8 @@
 //
 // The report has, beside what internal.h lists:
 //     {"cutover": {"state", "token"}, "steps": [{"name", "ms"}], "downtime_ms",
-//      "distrusted": why, "disks": [{"epoch", "hash_round", "hash_epoch", "round"}]}
+//      "distrusted": {tracker: why}, "disks": [{"epoch", "hash_round", "hash_epoch",
+//      "round"}]}
 #pragma once
 
 #include "job/forecast.h"
@@ -57,6 +58,10 @@ int live_new_token(struct job *j, struct err *e);
 // Releases what the token holds; forget: the job is over.
 int live_release(struct job *j, bool forget, struct err *e);
 int live_commit(struct job *j, struct err *e);
+// What a tracker marks is not believed any more. Kept in the row, and the agent is told,
+// also the next one that may not know.
+void live_distrust(struct job *j, const char *why);
+bool live_is_distrusted(const struct job *j); // that which marks now
 // Sleeps a second between two askings of a source that did not answer. False: enough.
 bool live_patience(const struct job *j, uint64_t since_ms, const struct err *e);
 void live_step(struct job *j, const char *name, uint64_t ms); // of the downtime

@@ -167,7 +167,7 @@ static int list_all(struct job *j, size_t i, struct extents *ret, struct err *e)
 bool live_unknown(const struct job *j, size_t i)
 {
     const struct cloud_live_disk *d = &j->live.harvest.disks[i];
-    return json_object_get(j->row.report, "distrusted") || !d->known ||
+    return live_is_distrusted(j) || !d->known ||
            !epoch_is(disk_of(j, i), "epoch", d->epoch);
 }
 
@@ -324,8 +324,8 @@ static void distrust(struct job *j, size_t i, const struct extents *lost)
     AUTO(str_free)
     char *why = xasprintf("disk %zu: the tracker %s did not see a write at byte %llu", i,
                           l->harvest.tracker, (unsigned long long)lost->v[0].off);
-    json_object_set_new(j->row.report, "distrusted", json_string(why));
-    job_note(j, "%s; from now on every round is found by hashes", why);
+    job_note(j, "%s", why);
+    live_distrust(j, why);
     (void)store_event(j->store, j->row.id, "error", j->row.phase, why,
                       &(struct err){0}); // the note says it too
 }
@@ -348,7 +348,7 @@ static void audit(struct job *j, size_t i)
 {
     struct live_disk *d = &j->live.disks[i];
     struct err e; // a connection that broke: the next round audits too
-    if (json_object_get(j->row.report, "distrusted"))
+    if (live_is_distrusted(j))
         return;
     age_suspects(j, i);
     if (!open_view(j, i, CLOUD_HASH, &d->hash, &e))
@@ -444,8 +444,7 @@ int live_round(struct job *j, struct err *e)
         bool unknown = id > 1 && live_unknown(j, i);
         scanned = scanned || unknown;
         l->changed += l->harvest.disks[i].changed;
-        if (unknown && !l->freeze_until_ms &&
-            !json_object_get(j->row.report, "distrusted"))
+        if (unknown && !l->freeze_until_ms && !live_is_distrusted(j))
             job_note(j, "disk %zu is gone through by hashes: %s", i,
                      l->harvest.disks[i].why ? l->harvest.disks[i].why
                                              : "its changes were not all recorded");

@@ -228,6 +228,23 @@ static int agent_view(struct cloud *c, size_t disk, enum cloud_view view, uint64
     return nbd_open(&o, ret, e);
 }
 
+static int agent_distrust(struct cloud *c, const char *tracker, const char *why,
+                          char **ret_tracker, struct err *e)
+{
+    struct agent *a = (struct agent *)c;
+    AUTO(json_free) json_t *reply = NULL;
+    AUTO(json_free) json_t *ask = request(a);
+    json_object_set_new(ask, "tracker", json_string(tracker));
+    json_object_set_new(ask, "why", json_string(why));
+    if (link_call(a->link, "POST", "/v1/distrust", ask, PATIENCE_MS, &reply, e))
+        return -1;
+    const char *name = json_string_value(json_object_get(reply, "tracker"));
+    if (!name)
+        return err_set(e, ERR_FAILED, "agent %s names no tracker", link_name(a->link));
+    *ret_tracker = xstrdup(name);
+    return 0;
+}
+
 // --- the last seconds
 
 static int with_token(struct agent *a, const char *path, json_t *ask /* taken */,
@@ -280,6 +297,7 @@ const struct cloud_ops agent_cloud = {
     .arm = agent_arm,
     .view = agent_view,
     .harvest = agent_harvest,
+    .distrust = agent_distrust,
     .quiesce = agent_quiesce,
     .commit = agent_commit,
     .release = agent_release,

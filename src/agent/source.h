@@ -19,7 +19,9 @@
 #define AGENT_DIR "/etc/godwit-agent" // key, certificates, config.json, hooks.d
 #define AGENT_RUN "/run/godwit-agent"
 #define AGENT_STATE "/var/lib/godwit-agent" // fenced, after a commit
+#ifndef AGENT_PROTOCOL                      // tests build other agents
 #define AGENT_PROTOCOL 1 // of the control calls; godwit says which it speaks
+#endif
 #define AGENT_TOKEN_MAX 64
 
 // --- config.c: DIR/config.json

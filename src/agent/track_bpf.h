@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
-// What track.bpf.c in the kernel and track_bpf.c, track_maps.c share. Inside agent/.
+// What the BPF programs in the kernel and track_*.c share. Inside agent/.
 #pragma once
 
 #include <linux/types.h>
@@ -28,3 +28,9 @@ struct track_bpf_count {
     __u64 sectors, lost;
     __u64 unused[6];
 };
+// Stand-ins for the fields of a record in track_classic.bpf.c.
+#define TRACK_FIELDS 0x7000
+#define TRACK_FIELD_DEV 0x7000
+#define TRACK_FIELD_N_SECTORS 0x7004
+#define TRACK_FIELD_SECTOR 0x7008
+#define TRACK_FIELD_RWBS 0x7010

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// The maps of track.bpf.c: how they are laid out, loaded, pinned and read. The program
-// is part of ours: built by clang, embedded as bytes, loaded by libbpf, which also puts
-// the running kernel's field offsets into it. What surprises: an array map that can be
-// mmapped (kernel 5.5) makes a harvest a walk over memory, without a system call a mark.
+// The maps of the BPF programs: how they are laid out, loaded, pinned and read. The
+// program is part of ours: built by clang, embedded as bytes, loaded by libbpf, which
+// also puts the running kernel's field offsets into it. What surprises: an array map that
+// can be mmapped (kernel 5.5) makes a harvest a walk over memory, without a system call a
+// mark.
 #include "agent/track_maps.h"
-
-#include "track_bpf_object.h"
 
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
@@ -56,13 +55,13 @@ static int quiet(enum libbpf_print_level level, const char *format, va_list args
     return 0;
 }
 
-int track_maps_open(const struct track_maps *m, const char *const *programs,
-                    size_t n_programs, struct bpf_object **ret, struct err *e)
+int track_maps_open(const struct track_maps *m, const struct track_program *program,
+                    struct bpf_object **ret, struct err *e)
 {
     (void)libbpf_set_print(quiet);
     LIBBPF_OPTS(bpf_object_open_opts, options, .object_name = "godwit");
     struct bpf_object *o =
-        bpf_object__open_mem(track_bpf_object, sizeof(track_bpf_object), &options);
+        bpf_object__open_mem(program->object, program->object_len, &options);
     if (o == NULL)
         return err_errno(e, errno, "opening the tracker's BPF object");
     struct {
@@ -78,8 +77,8 @@ int track_maps_open(const struct track_maps *m, const char *const *programs,
     bpf_object__for_each_program(p, o)
     {
         bool wanted = false;
-        for (size_t i = 0; i < n_programs; i++)
-            wanted |= strcmp(bpf_program__name(p), programs[i]) == 0;
+        for (size_t i = 0; i < program->n_names; i++)
+            wanted |= strcmp(bpf_program__name(p), program->names[i]) == 0;
         (void)bpf_program__set_autoload(p, wanted);
     }
     *ret = o;

@@ -1,11 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
-// The maps that track.bpf.c fills, seen from user space. Inside agent/ only.
+// The maps that the BPF programs fill, seen from user space. Inside agent/ only.
 #pragma once
 
 #include "agent/track.h"
 #include "agent/track_bpf.h"
 
+struct bpf_link;
 struct bpf_object;
+struct bpf_program;
+
+#define TRACK_LINKS 3
+struct track_program {
+    const struct tracker_ops *ops;
+    const unsigned char *object; // ELF, as clang made it
+    size_t object_len;
+    const char *names[TRACK_LINKS]; // of the programs in it that are wanted
+    unsigned n_names;
+    // Between opening and loading; NULL: nothing has to be done.
+    int (*prepare)(const struct track_program *program, struct bpf_object *o,
+                   struct err *e);
+    // NULL + errno: the kernel refuses.
+    struct bpf_link *(*attach)(const struct track_program *program, unsigned i,
+                               struct bpf_program *p);
+};
 
 struct track_maps {
     int disks, marks, counts, flight; // descriptors, -1: none
@@ -30,8 +47,8 @@ int track_maps_layout(struct track_maps *m, const struct track_disk *disks,
                       size_t n_disks, unsigned shift, struct err *e);
 // The program's object, not loaded yet, with maps as large as laid out and only those
 // programs that are named.
-int track_maps_open(const struct track_maps *m, const char *const *programs,
-                    size_t n_programs, struct bpf_object **ret, struct err *e);
+int track_maps_open(const struct track_maps *m, const struct track_program *program,
+                    struct bpf_object **ret, struct err *e);
 // Loads it, tells it the disks and maps their marks.
 int track_maps_load(struct track_maps *m, struct bpf_object *o, struct err *e);
 // Those pinned in `dir`, if they are of the same disks; ERR_REFUSED: they are not, or

@@ -56,6 +56,21 @@ static void chosen(unsigned a, unsigned b, unsigned c, char ret_name[static 200]
     (void)waitpid(child, NULL, 0);
 }
 
+static void hide_tracefs(void)
+{
+    // The same everywhere, mounted or not. BTF stays to be seen.
+    (void)mount("none", "/sys/kernel/tracing", "tmpfs", 0, NULL);
+    (void)mount("none", "/sys/kernel/debug", "tmpfs", 0, NULL);
+}
+
+static void hide_btf(bool hide)
+{
+    if (hide)
+        (void)mount("none", "/sys/kernel/btf", "tmpfs", 0, NULL);
+    else
+        (void)umount("/sys/kernel/btf");
+}
+
 static void choices(void)
 {
     char name[200];
@@ -67,18 +82,20 @@ static void choices(void)
     is_str(name, "bpf", "the best comes first");
     chosen(SYS_bpf, NONE, NONE, name);
     is_str(name, "ftrace", "without bpf() the kernel's tracer is next");
+    hide_btf(true);
+    chosen(NONE, NONE, NONE, name);
+    is_str(name, "ftrace", "without BTF too");
+    chosen(SYS_mkdirat, NONE, NONE, name); // of an instance
+    is_str(name, "bpf-classic", "without instances of it BPF by perf events is");
+    chosen(SYS_mkdirat, SYS_perf_event_open, NONE, name);
+    ok(str_starts(name, "none: "), "without those nothing is left");
+    hide_btf(false);
+    hide_tracefs();
     chosen(SYS_fsopen, NONE, NONE, name);
     is_str(name, "bpf", "without tracefs BPF does");
     chosen(SYS_bpf, SYS_fsopen, NONE, name);
     ok(str_starts(name, "none: no tracker works: bpf: "),
        "without both nothing is ever known, and it says so (%s)", name);
-}
-
-static void hide_tracefs(void)
-{
-    // The same everywhere, mounted or not. BTF stays to be seen.
-    (void)mount("none", "/sys/kernel/tracing", "tmpfs", 0, NULL);
-    (void)mount("none", "/sys/kernel/debug", "tmpfs", 0, NULL);
 }
 
 static void write_blocks(unsigned n)
@@ -202,10 +219,10 @@ int main(void)
     rig_make(&rig, false);
     restarts("bpf");
     restarts("ftrace");
+    restarts("bpf-classic");
     other_boot();
     trust();
     overflow();
-    hide_tracefs();
     choices();
     return done_testing();
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// usage: track_kill LOAD
+// usage: track_kill LOAD TRACKER
 // An agent under load is killed at any moment, again and again; the next one takes over
 // what is pinned in bpffs and goes on, frozen disk included. Not a block may differ.
 // N=100: so many kills (8).
@@ -24,11 +24,11 @@ static void copy_round(struct rig *r, struct tracking *t, struct shared *s)
     s->done = last + 1;
 }
 
-static void live(struct rig *r, struct shared *s, bool last)
+static void live(struct rig *r, const char *only, struct shared *s, bool last)
 {
     struct err e;
     (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
-    struct tracking *t = rig_track(r, "bpf", true);
+    struct tracking *t = rig_track(r, only, true);
     struct tracking_state state = tracking_state(t, 0);
     s->again += s->lives > 0 && state.epoch == s->epoch;
     s->epoch = state.epoch;
@@ -63,7 +63,7 @@ int main(int argc, char **argv)
 {
     struct rig r = {0};
     uint64_t n = 8;
-    if (argc != 2)
+    if (argc != 3)
         return 2;
     if (getenv("N"))
         (void)str_to_u64(getenv("N"), &n);
@@ -71,14 +71,14 @@ int main(int argc, char **argv)
     rig_make(&r, false);
     struct shared *s =
         mmap(NULL, sizeof(*s), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    tracking_stop(rig_need(&r, "bpf"), false);
+    tracking_stop(rig_need(&r, argv[2]), false);
     rig_load(&r, argv[1], 7);
     srand(7);
     for (uint64_t i = 0; i <= n; i++) {
         pid_t agent = fork();
         if (agent == 0) {
             scratch_owner = 0;
-            live(&r, s, i == n);
+            live(&r, argv[2], s, i == n);
         }
         while (i == 0 && !s->finished && waitpid(agent, NULL, WNOHANG) == 0)
             rig_sleep(5);

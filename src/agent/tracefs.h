@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What tracefs tells: where fields of an event lie, and the pages of its ring buffers.
+// What tracefs tells: where fields of an event lie, and the pages of its ring buffers;
+// what blktrace does.
 // Inside agent/ only.
 #pragma once
 
@@ -45,3 +46,12 @@ int trace_page(const uint8_t *page, size_t len, const struct trace_header *h,
                const struct trace_format *f,
                void (*write)(void *context, const struct trace_write *w), void *context,
                uint64_t *ret_lost, struct err *e);
+
+// --- trace_blk.c: what blktrace's relay files give
+
+// Calls `write` for each request that may have changed the disk. *ret_used: so many bytes
+// were whole records. *ret_lost: commands whose place nobody knows. ERR_FAILED: there is
+// no record where one should be.
+int trace_blk(const uint8_t *p, size_t len,
+              void (*write)(void *context, const struct trace_write *w), void *context,
+              size_t *ret_used, uint64_t *ret_lost, struct err *e);

@@ -34,7 +34,8 @@ void marks_take(struct marks *into, uint8_t *live, uint64_t n, unsigned above);
 int marks_extents(const struct marks *m, uint64_t disk_size, uint64_t off, uint64_t len,
                   struct extents *out, uint64_t *ret_done);
 
-// --- one tracker a file: track_bpf.c track_ftrace.c track_classic.c
+// --- one tracker a file: track_bpf.c track_ftrace.c track_blktrace.c
+//     track_classic.c
 
 struct track_disk {
     char *name;   // "sda": of the whole disk in /sys/block
@@ -54,7 +55,7 @@ struct track_seen {   // since the tracker started, of one disk
 };
 struct tracker;
 struct tracker_ops {
-    const char *name; // "bpf" "ftrace" "bpf-classic"
+    const char *name; // "bpf" "ftrace" "blktrace" "bpf-classic"
     const char *what; // one line for people
     // Marks from now on. `dir` is a folder in bpffs for what shall outlive us (NULL:
     // nothing does); what lies there already is taken over when *ret_again is set then.
@@ -70,7 +71,8 @@ struct tracker_ops {
 struct tracker {
     const struct tracker_ops *ops;
 };
-extern const struct tracker_ops track_bpf_ops, track_ftrace_ops, track_classic_ops;
+extern const struct tracker_ops track_bpf_ops, track_ftrace_ops, track_blktrace_ops,
+    track_classic_ops;
 // In the order in which they are tried; ends with NULL.
 extern const struct tracker_ops *const trackers[];
 

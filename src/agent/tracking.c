@@ -20,8 +20,8 @@
 #define REST_MS 100 // for two counts that agree, before they are compared later
 #define AUDIT_MS 500
 
-const struct tracker_ops *const trackers[] = {&track_bpf_ops, &track_ftrace_ops,
-                                              &track_classic_ops, NULL};
+const struct tracker_ops *const trackers[] = {
+    &track_bpf_ops, &track_ftrace_ops, &track_blktrace_ops, &track_classic_ops, NULL};
 
 struct tracking {
     struct tracking_options o;

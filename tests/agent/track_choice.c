@@ -63,6 +63,13 @@ static void hide_tracefs(void)
     (void)mount("none", "/sys/kernel/debug", "tmpfs", 0, NULL);
 }
 
+// And not debugfs.
+static void show_tracefs(void)
+{
+    (void)mount("none", "/sys/kernel/debug", "tmpfs", 0, NULL);
+    (void)mount("none", "/sys/kernel/tracing", "tracefs", 0, NULL);
+}
+
 static void hide_btf(bool hide)
 {
     if (hide)
@@ -71,7 +78,7 @@ static void hide_btf(bool hide)
         (void)umount("/sys/kernel/btf");
 }
 
-static void choices(void)
+static void choices(bool blktrace)
 {
     char name[200];
     chosen(NONE, NONE, NONE, name);
@@ -85,9 +92,15 @@ static void choices(void)
     hide_btf(true);
     chosen(NONE, NONE, NONE, name);
     is_str(name, "ftrace", "without BTF too");
+    show_tracefs();
     chosen(SYS_mkdirat, NONE, NONE, name); // of an instance
-    is_str(name, "bpf-classic", "without instances of it BPF by perf events is");
-    chosen(SYS_mkdirat, SYS_perf_event_open, NONE, name);
+    is_str(name, blktrace ? "blktrace" : "bpf-classic",
+           blktrace ? "without instances of it the block tracer is"
+                    : "without instances of it, where kernels are locked down, BPF by "
+                      "perf events is");
+    chosen(SYS_mkdirat, SYS_fsopen, NONE, name);
+    is_str(name, "bpf-classic", "without debugfs too");
+    chosen(SYS_mkdirat, SYS_fsopen, SYS_perf_event_open, name);
     ok(str_starts(name, "none: "), "without those nothing is left");
     hide_btf(false);
     hide_tracefs();
@@ -213,16 +226,110 @@ static void overflow(void)
     ok(true, "the instance is gone at the end");
 }
 
+// A child that starts the block tracer and then does what it is told; false: it cannot.
+static bool tracing_child(pid_t *ret_child, void (*then)(struct tracking *t, int out),
+                          int *ret_in)
+{
+    int p[2];
+    char said = 0;
+    if (pipe2(p, O_CLOEXEC) < 0)
+        exit(1);
+    *ret_child = fork();
+    if (*ret_child == 0) {
+        scratch_owner = 0;
+        (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+        struct tracking *t = rig_track(&rig, "blktrace", true);
+        (void)fd_write(p[1], strcmp(tracking_name(t), "none") == 0 ? "n" : "y", 1);
+        then(t, p[1]);
+        tracking_stop(t, false);
+        _exit(0);
+    }
+    close(p[1]);
+    ssize_t n = read(p[0], &said, 1);
+    *ret_in = p[0];
+    return n == 1 && said == 'y';
+}
+
+static void end_child(pid_t child, int in)
+{
+    close(in);
+    (void)kill(child, SIGKILL);
+    (void)waitpid(child, NULL, 0);
+    sh("rm -f run/tracking");
+}
+
+static void wait_for_kill(struct tracking *t, int out)
+{
+    (void)t, (void)out;
+    (void)pause();
+}
+
+// There is one a disk, and it stays when its process is killed.
+static bool left_behind(void)
+{
+    struct tracker *t = NULL;
+    struct err e = {0};
+    pid_t child;
+    int in;
+    bool again, can = tracing_child(&child, wait_for_kill, &in);
+    if (can) {
+        ok(track_blktrace_ops.start(&rig.disk, 1, 16, NULL, &t, &again, &e) < 0,
+           "blktrace: one that somebody reads is not taken away (%s)", e.text);
+    } else {
+        skip("blktrace: one that somebody reads", "it cannot be had here");
+    }
+    end_child(child, in);
+    if (!can)
+        return false;
+    ok(track_blktrace_ops.start(&rig.disk, 1, 16, NULL, &t, &again, &e) == 0,
+       "blktrace: one that a dead one left is");
+    if (t)
+        t->ops->stop(t, false);
+    return true;
+}
+
+static void harvest_late(struct tracking *t, int out)
+{
+    struct err e;
+    (void)raise(SIGSTOP);
+    (void)tracking_harvest(t, 1, 0, &e);
+    struct tracking_state s = tracking_state(t, 0);
+    char line[200];
+    (void)snprintf(line, sizeof(line), "%d%s", s.known, s.why);
+    (void)fd_write(out, line, strlen(line));
+}
+
+// Nobody empties the buffers for a while.
+static void drops(void)
+{
+    pid_t child;
+    int in;
+    char line[200] = "";
+    if (tracing_child(&child, harvest_late, &in)) {
+        (void)waitpid(child, NULL, WUNTRACED);
+        write_blocks(200000);
+        (void)kill(child, SIGCONT);
+        ssize_t n = read(in, line, sizeof(line) - 1);
+        ok(n > 0 && line[0] == '0' && strstr(line, "events lost") != NULL,
+           "blktrace: what it drops is noticed (%s)", line);
+    }
+    end_child(child, in);
+}
+
 int main(void)
 {
     rig_world();
     rig_make(&rig, false);
     restarts("bpf");
     restarts("ftrace");
+    restarts("blktrace");
     restarts("bpf-classic");
     other_boot();
     trust();
     overflow();
-    choices();
+    bool blktrace = left_behind();
+    if (blktrace)
+        drops();
+    choices(blktrace);
     return done_testing();
 }

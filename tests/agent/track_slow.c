@@ -148,6 +148,7 @@ int main(void)
     make_slow();
     tracked("bpf");
     tracked("ftrace");
+    tracked("blktrace");
     tracked("bpf-classic");
     memset(slow.chunk, 0, MIB);
     if (fd_pwrite(device, slow.chunk, MIB, 3 * MIB) < 0)

@@ -21,7 +21,7 @@
 #define END_MS 2000
 #define GODWIT_NAME "godwit" // in its certificate (pki_make)
 
-static const char *const protocols[] = {"http/1.1", "nbd", "nbd+zstd", NULL};
+static const char *const protocols[] = {"http/1.1", "nbd+zstd", "nbd", NULL};
 
 struct connection {
     struct source *source;

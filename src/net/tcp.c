@@ -16,6 +16,8 @@
 #define BACKLOG 64
 #define DEAD_MS 15000
 #define UNSENT_MAX (256 * 1024) // more waits with us, where it can be compressed
+#define TOGETHER 8 // connections that share a limit, when there is much to move
+#define SMALLEST (8 * KIB)
 
 union address {
     struct sockaddr any;
@@ -156,18 +158,21 @@ static void set(int fd, int level, int name, int value)
     (void)setsockopt(fd, level, name, &value, sizeof(value));
 }
 
-// Under a limit the buffers hold a quarter of a second, so that it is the network that
-// slows the sender down and not a queue that we let grow. Without one the kernel finds
+// Under a limit the buffers hold little, so that it is the network that slows the sender
+// down and not a queue that we let grow: a quarter of a second's bytes on all of the
+// connections that go to a server together, of which the kernel doubles every one. What
+// waits in them has crossed the network and is not yet counted by the limit, and a
+// sender that never waits does not compress. Without a limit the kernel finds
 // the sizes; kernels before 5.14 cannot be told to do so again once there was a limit.
 static void tune_buffers(int fd, uint64_t bytes_per_second)
 {
-    uint64_t quarter = min_u64(max_u64(bytes_per_second / 4, 16 * KIB), 4 * MIB);
+    uint64_t size = min_u64(max_u64(bytes_per_second / 8 / TOGETHER, SMALLEST), 4 * MIB);
     if (bytes_per_second == 0) {
         set(fd, SOL_SOCKET, SO_BUF_LOCK, 0);
         return;
     }
-    set(fd, SOL_SOCKET, SO_RCVBUF, (int)quarter);
-    set(fd, SOL_SOCKET, SO_SNDBUF, (int)quarter);
+    set(fd, SOL_SOCKET, SO_RCVBUF, (int)size);
+    set(fd, SOL_SOCKET, SO_SNDBUF, (int)size);
 }
 
 void tcp_tune(int fd, uint64_t bytes_per_second)

@@ -360,6 +360,16 @@ int freeze_end(struct freeze *f, uint64_t *ret_ms, struct err *e)
     return 0;
 }
 
+void freeze_sync(const struct volume_mounts *m)
+{
+    for (size_t i = 0; i < m->n; i++) {
+        AUTO(fd_close) int fd = -1;
+        struct err ignored; // gone meanwhile, or broken: the freeze will say so
+        if (!open_mount(&m->v[i], &fd, &ignored))
+            (void)syncfs(fd);
+    }
+}
+
 // Does a reader of the disk see the file system, too? Not through encryption or a RAID,
 // and another one that it sees may have the same UUID (a copy), which was not settled.
 static bool plain(const struct volume_mount *m)

@@ -48,6 +48,8 @@ void mounts_done(struct volume_mounts *m);
 
 // --- freeze.c
 
+// What is written but not yet on the disks goes there, while everybody goes on.
+void freeze_sync(const struct volume_mounts *m);
 // Freezes and thaws each at once, so that what was written lies where the bitmaps say.
 // *ret_settled: UUIDs of those that it worked for.
 int freeze_settle(const struct volume_mounts *m, struct strings *ret_settled,

@@ -90,7 +90,8 @@ struct cloud_ops {
     //   arm       tracks, settles the file systems, reads what is in use; again: goes on
     //   view      a disk as it is now, read-only
     //   harvest   see agent/track.h; `acked` is on the target durably
-    //   quiesce   hooks, isolates, syncs, freezes: undone by itself at the deadline
+    //   quiesce   hooks, isolates, syncs, freezes: undone by itself at the deadline;
+    //             *ret_steps says how long each took, [{name, ms}]
     //   commit    the token's freeze becomes a fence that only `release` or the server's
     //             console lifts; ERR_REFUSED: the deadline has come first
     //   distrust  a tracker (as the harvest called it) that missed a write is not used
@@ -108,7 +109,7 @@ struct cloud_ops {
     int (*distrust)(struct cloud *c, const char *tracker, const char *why,
                     char **ret_tracker, struct err *e);
     int (*quiesce)(struct cloud *c, const char *token, uint64_t deadline_ms,
-                   struct err *e);
+                   json_t **ret_steps, struct err *e);
     int (*commit)(struct cloud *c, const char *token, struct err *e);
     int (*release)(struct cloud *c, const char *token, bool forget, struct err *e);
     // Bytes a second that may pass to and from it, TLS included; counted so far in

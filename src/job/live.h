@@ -3,6 +3,8 @@
 //
 // The report has, beside what internal.h lists:
 //     {"cutover": {"state", "token"}, "steps": [{"name", "ms"}], "downtime_ms",
+//      "quiesce": [{"name", "ms"}] on the source, "forecast": before the cutover
+//      {"freeze_ms", "downtime_ms", "dirty_rate", "throughput"},
 //      "distrusted": {tracker: why}, "disks": [{"epoch", "hash_round", "hash_epoch",
 //      "round"}]}
 #pragma once

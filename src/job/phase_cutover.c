@@ -20,19 +20,32 @@
 
 // --- frozen
 
+static void report_forecast(struct job *j)
+{
+    const struct forecast *f = &j->live.forecast;
+    json_object_set_new(
+        j->row.report, "forecast",
+        json_pack("{s:I, s:I, s:I, s:I}", "freeze_ms", (json_int_t)forecast_final_ms(f),
+                  "downtime_ms", (json_int_t)forecast_downtime_ms(f), "dirty_rate",
+                  (json_int_t)f->dirty, "throughput", (json_int_t)f->rate));
+}
+
 static int quiesce(struct job *j, struct err *e)
 {
     struct live *l = &j->live;
+    json_t *steps = NULL;
     uint64_t deadline = forecast_deadline_ms(&l->forecast, j->request.max_downtime_ms);
     uint64_t start = clock_ms();
     json_object_set_new(j->row.report, "steps", json_array());
+    report_forecast(j);
     if (live_new_token(j, e) || live_set_state(j, LIVE_QUIESCED, e))
         return -1;
     l->freeze_until_ms = start + deadline;
-    while (l->source->ops->quiesce(l->source, live_token(j), deadline, e))
+    while (l->source->ops->quiesce(l->source, live_token(j), deadline, &steps, e))
         if (!live_patience(j, start, e))
             return -1;
     live_step(j, "quiesce", clock_ms() - start);
+    json_object_set_new(j->row.report, "quiesce", steps);
     return 0;
 }
 

@@ -248,28 +248,37 @@ static int agent_distrust(struct cloud *c, const char *tracker, const char *why,
 // --- the last seconds
 
 static int with_token(struct agent *a, const char *path, json_t *ask /* taken */,
-                      const char *token, uint64_t patience_ms, struct err *e)
+                      const char *token, uint64_t patience_ms,
+                      json_t **ret_reply /* may be NULL */, struct err *e)
 {
     AUTO(json_free) json_t *owned = ask;
     AUTO(json_free) json_t *reply = NULL;
     if (token)
         json_object_set_new(ask, "token", json_string(token));
-    return link_call(a->link, "POST", path, ask, patience_ms, &reply, e);
+    if (link_call(a->link, "POST", path, ask, patience_ms, &reply, e))
+        return -1;
+    if (ret_reply)
+        *ret_reply = steal(reply);
+    return 0;
 }
 
 static int agent_quiesce(struct cloud *c, const char *token, uint64_t deadline_ms,
-                         struct err *e)
+                         json_t **ret_steps, struct err *e)
 {
     struct agent *a = (struct agent *)c;
+    AUTO(json_free) json_t *reply = NULL;
     json_t *ask = request(a);
     json_object_set_new(ask, "deadline_ms", json_integer((json_int_t)deadline_ms));
-    return with_token(a, "/v1/quiesce", ask, token, QUICK_MS, e);
+    if (with_token(a, "/v1/quiesce", ask, token, QUICK_MS, &reply, e))
+        return -1;
+    *ret_steps = json_incref(json_object_get(reply, "steps"));
+    return 0;
 }
 
 static int agent_commit(struct cloud *c, const char *token, struct err *e)
 {
     struct agent *a = (struct agent *)c;
-    return with_token(a, "/v1/commit", request(a), token, PATIENCE_MS, e);
+    return with_token(a, "/v1/commit", request(a), token, PATIENCE_MS, NULL, e);
 }
 
 static int agent_release(struct cloud *c, const char *token, bool forget, struct err *e)
@@ -277,7 +286,7 @@ static int agent_release(struct cloud *c, const char *token, bool forget, struct
     struct agent *a = (struct agent *)c;
     json_t *ask = request(a);
     json_object_set_new(ask, "forget", json_boolean(forget));
-    return with_token(a, "/v1/release", ask, token, QUICK_MS, e);
+    return with_token(a, "/v1/release", ask, token, QUICK_MS, NULL, e);
 }
 
 static void agent_limit(struct cloud *c, struct rate *rate, uint64_t *ret_bytes)

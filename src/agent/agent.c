@@ -2,6 +2,7 @@
 // `godwit-agent`: the commands of the program that runs on a server while it is migrated.
 #include "agent/source.h"
 
+#include <malloc.h>
 #include <stdio.h>
 #include <unistd.h>
 
@@ -173,12 +174,21 @@ static int run(const struct agent_options *o, const struct strings *args, struct
     return err_set(e, ERR_USAGE, "a command is wanted: see godwit-agent --help");
 }
 
+// A thread a connection, each with buffers of some MB while it lives: memory that is
+// given back must not stay in an arena for every thread that there ever was.
+static void limit_memory(void)
+{
+    mallopt(M_ARENA_MAX, 2);
+    mallopt(M_MMAP_THRESHOLD, 64 * 1024);
+}
+
 int main(int argc, char **argv)
 {
     struct agent_options o = {
         .dir = AGENT_DIR, .run_dir = AGENT_RUN, .state_dir = AGENT_STATE};
     AUTO(strings_done) struct strings args = {0};
     struct err e = {0};
+    limit_memory();
     cancel_setup();
     int status = opt_parse(options, argc - 1, argv + 1, &o, &args, &e);
     if (!status && o.help)

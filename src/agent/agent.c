@@ -128,8 +128,8 @@ static int do_uninstall(const struct agent_options *o, struct err *e)
 
 static int do_fence(const struct agent_options *o, struct err *e)
 {
-    char token[AGENT_TOKEN_MAX + 1];
-    return fence_apply(o->state_dir, token, e);
+    struct fence f;
+    return fence_apply(o->state_dir, &f, e);
 }
 
 static int do_unfence(const struct agent_options *o, struct err *e)

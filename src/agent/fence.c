@@ -1,57 +1,92 @@
 // SPDX-License-Identifier: Apache-2.0
 // The fence: after a commit the target may run, so this server stays cut off, also after
 // a reboot, until godwit takes the job back or somebody says so on the console
-// (`godwit-agent unfence --force`). STATE/fenced: {"token", "peer", "peer_port",
-// "own_port"}.
+// (`godwit-agent unfence --force`). STATE/fenced: {"token", "peer", "own", "gateway",
+// "peer_port", "own_port"}: who may call, and who asks on its behalf.
 #include "agent/source.h"
 
 #include <stdio.h>
 #include <unistd.h>
 
-struct fence {
-    char *token, *peer;
+struct record {
+    char *token, *peer, *own, *gateway;
     uint64_t peer_port, own_port;
 };
 static const struct json_field fields[] = {
-    {"token", JSON_FIELD_STRING, offsetof(struct fence, token), true},
-    {"peer", JSON_FIELD_STRING, offsetof(struct fence, peer), true},
-    {"peer_port", JSON_FIELD_U64, offsetof(struct fence, peer_port), false},
-    {"own_port", JSON_FIELD_U64, offsetof(struct fence, own_port), false},
+    {"token", JSON_FIELD_STRING, offsetof(struct record, token), true},
+    {"peer", JSON_FIELD_STRING, offsetof(struct record, peer), true},
+    {"own", JSON_FIELD_STRING, offsetof(struct record, own), false},
+    {"gateway", JSON_FIELD_STRING, offsetof(struct record, gateway), false},
+    {"peer_port", JSON_FIELD_U64, offsetof(struct record, peer_port), false},
+    {"own_port", JSON_FIELD_U64, offsetof(struct record, own_port), false},
 };
 
-int fence_write(const char *state_dir, const char *token, const struct caller *keep,
-                struct err *e)
+struct isolation fence_isolation(const struct fence *f)
+{
+    return (struct isolation){.peer = f->peer[0] ? f->peer : NULL,
+                              .own = f->own[0] ? f->own : NULL,
+                              .peer_port = f->peer_port,
+                              .own_port = f->own_port};
+}
+
+int fence_write(const char *state_dir, const struct fence *f, struct err *e)
 {
     AUTO(str_free) char *path = path_join(state_dir, "fenced");
     AUTO(json_free)
-    json_t *j = json_pack("{s:s, s:s, s:i, s:i}", "token", token, "peer", keep->address,
-                          "peer_port", keep->peer_port, "own_port", keep->own_port);
+    json_t *j = json_pack("{s:s, s:s, s:s, s:s, s:i, s:i}", "token", f->token, "peer",
+                          f->peer, "own", f->own, "gateway", f->gateway, "peer_port",
+                          f->peer_port, "own_port", f->own_port);
     if (!j)
         return err_set(e, ERR_FAILED, "the fence's token is not text");
     return dir_make(state_dir, 0700, e) || json_file_write(path, j, e) ? -1 : 0;
 }
 
-int fence_apply(const char *state_dir, char ret_token[static AGENT_TOKEN_MAX + 1],
-                struct err *e)
+bool fence_there(const char *state_dir)
+{
+    AUTO(str_free) char *path = path_join(state_dir, "fenced");
+    return !access(path, F_OK);
+}
+
+static void copy(char *to, size_t size, const char *from)
+{
+    snprintf(to, size, "%s", from ? from : "");
+}
+
+// One that cannot be read is a fence all the same: the target may be running.
+static void read_record(const char *state_dir, struct fence *ret, struct err *e)
 {
     AUTO(str_free) char *path = path_join(state_dir, "fenced");
     AUTO(json_free) json_t *j = NULL;
-    struct fence f = {0};
-    ret_token[0] = '\0';
-    if (access(path, F_OK))
-        return 0;
-    // A fence that cannot be read is one all the same: the target may be running.
-    struct isolation keep = {.peer = NULL};
+    struct record r = {0};
+    *ret = (struct fence){.token = "unreadable"};
     if (!json_file_read(path, 4 * KIB, &j, e) &&
-        !json_read(j, fields, ARRAY_LEN(fields), &f, path, e))
-        keep = (struct isolation){.peer = f.peer,
-                                  .peer_port = (uint16_t)f.peer_port,
-                                  .own_port = (uint16_t)f.own_port};
-    snprintf(ret_token, AGENT_TOKEN_MAX + 1, "%s", f.token ? f.token : "unreadable");
-    int status = isolate_begin(&keep, e);
-    free(f.token);
-    free(f.peer);
-    return status;
+        !json_read(j, fields, ARRAY_LEN(fields), &r, path, e)) {
+        copy(ret->token, sizeof(ret->token), r.token);
+        copy(ret->peer, sizeof(ret->peer), r.peer);
+        copy(ret->own, sizeof(ret->own), r.own);
+        copy(ret->gateway, sizeof(ret->gateway), r.gateway);
+        ret->peer_port = (uint16_t)r.peer_port;
+        ret->own_port = (uint16_t)r.own_port;
+    }
+    free(r.token);
+    free(r.peer);
+    free(r.own);
+    free(r.gateway);
+}
+
+int fence_apply(const char *state_dir, struct fence *ret, struct err *e)
+{
+    struct isolation nobody = {.peer = NULL};
+    AUTO(str_free) char *gap = NULL;
+    *ret = (struct fence){.token = ""};
+    if (!fence_there(state_dir))
+        return 0;
+    read_record(state_dir, ret, e);
+    if (isolate_begin(&nobody, &gap, e))
+        return -1;
+    if (gap)
+        log_line(LOG_WARN, "%s", gap);
+    return 0;
 }
 
 int fence_lift(const char *state_dir, struct err *e)

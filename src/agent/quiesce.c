@@ -10,6 +10,7 @@
 // somebody on the console, lets this server be reached again.
 #include "agent/source.h"
 
+#include <arpa/inet.h>
 #include <stdio.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -58,14 +59,30 @@ static int undo(struct source *s, uint64_t *ret_frozen_ms, struct err *e)
     return status;
 }
 
-static int isolate(struct source *s, const struct caller *c, uint64_t deadline_ms,
-                   struct err *e)
+// Who may pass from now on; asked before there are rules that would have to be got round,
+// or with them.
+static void let_pass(struct source *s, const struct caller *c)
 {
-    struct isolation keep = {
-        .peer = c->address, .peer_port = c->peer_port, .own_port = c->own_port};
+    struct fence *f = &s->fence;
+    struct address gateway;
+    *f = (struct fence){.peer_port = c->peer_port, .own_port = c->own_port};
+    snprintf(f->token, sizeof(f->token), "%s", s->token);
+    snprintf(f->peer, sizeof(f->peer), "%s", c->address);
+    snprintf(f->own, sizeof(f->own), "%s", c->own);
+    struct isolation to = fence_isolation(f);
+    address_gateway(&to, &gateway);
+    if (gateway.family)
+        inet_ntop(gateway.family, gateway.bytes, f->gateway, sizeof(f->gateway));
+}
+
+static int isolate(struct source *s, const struct caller *c, uint64_t deadline_ms,
+                   char **ret_gap, struct err *e)
+{
+    let_pass(s, c);
+    struct isolation keep = fence_isolation(&s->fence);
     if (lease_begin(s->o->run_dir, deadline_ms, &s->lease, e))
         return -1;
-    return isolate_begin(&keep, e);
+    return isolate_begin(&keep, ret_gap, e);
 }
 
 static int freeze(struct source *s, uint64_t deadline_ms, struct err *e)
@@ -82,7 +99,7 @@ static int freeze(struct source *s, uint64_t deadline_ms, struct err *e)
 }
 
 static int take_steps(struct source *s, const struct caller *c, uint64_t deadline_ms,
-                      json_t *steps, struct err *e)
+                      json_t *steps, char **ret_gap, struct err *e)
 {
     uint64_t since = clock_ns(), end = clock_ms() + deadline_ms;
     if (hooks_run(s->o->dir, "quiesce", min_u64(deadline_ms, HOOK_MS), e))
@@ -92,7 +109,7 @@ static int take_steps(struct source *s, const struct caller *c, uint64_t deadlin
     if (now >= end)
         return err_set(e, ERR_RETRY, "the hooks took all of the %llu ms",
                        (unsigned long long)deadline_ms);
-    if (isolate(s, c, end - now, e))
+    if (isolate(s, c, end - now, ret_gap, e))
         return -1;
     add_step(steps, "isolate", &since);
     s->deadline_ms = end;
@@ -105,7 +122,7 @@ static int take_steps(struct source *s, const struct caller *c, uint64_t deadlin
 }
 
 int quiesce_begin(struct source *s, const struct caller *c, const char *token,
-                  uint64_t deadline_ms, json_t **ret_steps, struct err *e)
+                  uint64_t deadline_ms, json_t **ret, struct err *e)
 {
     uint64_t ignored_ms;
     struct err ignored;
@@ -114,7 +131,7 @@ int quiesce_begin(struct source *s, const struct caller *c, const char *token,
     if (!s->tracking)
         return err_set(e, ERR_REFUSED, "this server is not armed");
     if (source_is_frozen(s) && strcmp(s->token, token) == 0) { // its answer was lost
-        *ret_steps = json_array();
+        *ret = json_pack("{s:[]}", "steps");
         return 0;
     }
     if (source_is_frozen(s))
@@ -126,12 +143,13 @@ int quiesce_begin(struct source *s, const struct caller *c, const char *token,
         return -1;
     snprintf(s->token, sizeof(s->token), "%s", token);
     json_t *steps = json_array();
-    if (take_steps(s, c, deadline_ms, steps, e)) {
+    AUTO(str_free) char *gap = NULL;
+    if (take_steps(s, c, deadline_ms, steps, &gap, e)) {
         json_decref(steps);
         (void)undo(s, &ignored_ms, &ignored); // the first error counts
         return -1;
     }
-    *ret_steps = steps;
+    *ret = json_pack("{s:o, s:s*}", "steps", steps, "passes", gap);
     return 0;
 }
 
@@ -139,21 +157,22 @@ int quiesce_begin(struct source *s, const struct caller *c, const char *token,
 // copy does not have. The lease may have come to its end in this very moment.
 static int stay_isolated(struct source *s, const struct caller *c, struct err *e)
 {
-    struct isolation keep = {
-        .peer = c->address, .peer_port = c->peer_port, .own_port = c->own_port};
-    return lease_commit(s->lease) && isolate_holds() ? 0 : isolate_begin(&keep, e);
+    bool in_time = lease_commit(s->lease) && isolate_holds();
+    let_pass(s, c);
+    struct isolation keep = fence_isolation(&s->fence);
+    return in_time ? 0 : isolate_begin(&keep, NULL, e);
 }
 
 // Behind the thaw: it may lie on a file system that was frozen. Asked again it does what
 // is left of it. Until it is written our death lifts the isolation.
-static int write_fence(struct source *s, const struct caller *c, struct err *e)
+static int write_fence(struct source *s, struct err *e)
 {
     AUTO(str_free) char *path = marker(s);
-    AUTO(str_free) char *fence = path_join(s->o->state_dir, "fenced");
-    if (access(fence, F_OK) && fence_write(s->o->state_dir, s->token, c, e))
+    if (!fence_there(s->o->state_dir) && fence_write(s->o->state_dir, &s->fence, e))
         return -1;
     lease_end(s->lease, true);
     s->lease = NULL;
+    source_guard(s, true);
     return file_remove(path, e);
 }
 
@@ -166,7 +185,7 @@ int quiesce_commit(struct source *s, const struct caller *c, const char *token,
         return err_set(e, ERR_REFUSED,
                        "this server is not frozen for this cutover (any more)");
     if (s->fenced)
-        return write_fence(s, c, e);
+        return write_fence(s, e);
     if (!source_is_frozen(s) || freeze_commit(s->freeze, e))
         return err_set(e, ERR_REFUSED,
                        "the deadline has come first: this server is serving again");
@@ -184,7 +203,7 @@ int quiesce_commit(struct source *s, const struct caller *c, const char *token,
     s->fenced = true;
     munlockall();
     source_pace_off(s, false);
-    return write_fence(s, c, e);
+    return write_fence(s, e);
 }
 
 int quiesce_release(struct source *s, const char *token, uint64_t *ret_frozen_ms,
@@ -197,6 +216,7 @@ int quiesce_release(struct source *s, const char *token, uint64_t *ret_frozen_ms
         return err_set(e, ERR_REFUSED, "another cutover holds this server");
     if (s->fenced && fence_lift(s->o->state_dir, e))
         return -1;
+    gate_lift(s->gate);
     s->fenced = false;
     return undo(s, ret_frozen_ms, e);
 }

@@ -39,8 +39,8 @@ int source_new(const struct source_options *options, struct source **ret, struct
     s->o = options;
     s->listener = s->plain_listener = -1;
     pthread_mutex_init(&s->lock, NULL);
-    if (config_read(options->dir, &s->config, e) || tls_new(&tls, &s->tls, e) ||
-        dir_make(options->run_dir, 0700, e))
+    if (gate_new(&s->gate, e) || config_read(options->dir, &s->config, e) ||
+        tls_new(&tls, &s->tls, e) || dir_make(options->run_dir, 0700, e))
         return -1;
     *ret = steal(s);
     return 0;
@@ -55,6 +55,7 @@ void source_free(struct source *s)
     s->tracking = NULL;
     if (s->n_connections)
         return; // they still use it
+    gate_free(s->gate);
     fd_close(s->listener);
     fd_close(s->plain_listener);
     tls_free(s->tls);
@@ -94,12 +95,11 @@ static struct caller caller_of(const struct connection *c)
 {
     struct sockaddr_storage peer = {0}, own = {0};
     socklen_t peer_len = sizeof(peer), own_len = sizeof(own);
-    char ignored[64];
     struct caller caller = {.source = c->source};
     (void)getpeername(c->fd, (struct sockaddr *)&peer, &peer_len); // gone: no address
     (void)getsockname(c->fd, (struct sockaddr *)&own, &own_len);
     uint16_t peer_port = address_of(&peer, caller.address, sizeof(caller.address));
-    uint16_t own_port = address_of(&own, ignored, sizeof(ignored));
+    uint16_t own_port = address_of(&own, caller.own, sizeof(caller.own));
     if (c->dialled)
         caller.peer_port = peer_port;
     else
@@ -200,11 +200,19 @@ static void accept_one(struct source *s, int listener, bool plain)
     (void)connection_start(s, (struct connection){.fd = fd, .plain = plain});
 }
 
+static void look_after_gate(struct source *s)
+{
+    pthread_mutex_lock(&s->lock);
+    gate_run(s);
+    pthread_mutex_unlock(&s->lock);
+}
+
 static int listen_loop(struct source *s, struct err *e)
 {
     while (!cancel_requested()) {
         struct pollfd p[] = {{.fd = s->listener, .events = POLLIN},
                              {.fd = s->plain_listener, .events = POLLIN},
+                             {.fd = gate_fd(s->gate), .events = POLLIN},
                              {.fd = cancel_fd(), .events = POLLIN}};
         if (poll(p, ARRAY_LEN(p), -1) < 0 && errno != EINTR)
             return err_errno(e, errno, "waiting for connections");
@@ -212,6 +220,8 @@ static int listen_loop(struct source *s, struct err *e)
             accept_one(s, s->listener, false);
         if (p[1].revents)
             accept_one(s, s->plain_listener, true);
+        if (p[2].revents)
+            look_after_gate(s);
     }
     return 0;
 }
@@ -232,7 +242,8 @@ static int dial_loop(struct source *s, struct err *e)
     bool told = false;
     while (!cancel_requested()) {
         pthread_mutex_lock(&s->lock);
-        bool control = s->n_connections == 0, asked = s->n_dials > 0;
+        bool control = s->n_connections == 0 && gate_may_dial(s->gate);
+        bool asked = s->n_dials > 0;
         s->n_dials -= asked && !control;
         pthread_mutex_unlock(&s->lock);
         unsigned wait = control || asked ? 0 : TICK_MS;
@@ -243,8 +254,11 @@ static int dial_loop(struct source *s, struct err *e)
             told = failed;
             wait = failed ? REDIAL_MS : 0;
         }
-        struct pollfd p = {.fd = cancel_fd(), .events = POLLIN};
-        (void)poll(&p, 1, (int)wait);
+        struct pollfd p[] = {{.fd = cancel_fd(), .events = POLLIN},
+                             {.fd = gate_fd(s->gate), .events = POLLIN}};
+        (void)poll(p, ARRAY_LEN(p), (int)wait);
+        if (p[1].revents)
+            look_after_gate(s);
     }
     return 0;
 }
@@ -282,9 +296,12 @@ static int open_listeners(struct source *s, struct err *e)
 int source_run(struct source *s, struct err *e)
 {
     struct err why;
-    if (fence_apply(s->o->state_dir, s->token, e))
+    if (fence_apply(s->o->state_dir, &s->fence, e))
         log_line(LOG_ERROR, "%s", e->text); // fenced as far as it went: go on and say so
+    memcpy(s->token, s->fence.token, sizeof(s->token));
     s->fenced = s->token[0] != '\0';
+    if (s->fenced)
+        source_guard(s, false);
     quiesce_recover(s);
     // A job that cannot go on is found out by its next call.
     if (source_recall(s, &why))

@@ -10,6 +10,7 @@
 #pragma once
 
 #include "agent/agent.h"
+#include "agent/isolate.h"
 #include "agent/track.h"
 #include "agent/volumes.h"
 #include "map/map.h"
@@ -43,6 +44,11 @@ __attribute__((unused)) static inline void auto_config_done(struct agent_config 
 // --- source.c: connections
 
 struct source;
+struct fence { // STATE/fenced; empty: not known
+    char token[AGENT_TOKEN_MAX + 1];
+    char peer[64], own[64], gateway[64];
+    uint16_t peer_port, own_port;
+};
 struct source_options {
     const char *dir, *run_dir, *state_dir; // the above, or a test's
     const char *tracker;                   // by name, NULL: the best that works
@@ -83,6 +89,8 @@ struct source {
     char *owner;
     char token[AGENT_TOKEN_MAX + 1]; // of the quiesce that holds, or the fence
     bool fenced;
+    struct fence fence; // who may pass
+    struct gate *gate;
     struct freeze *freeze;
     struct lease *lease;
     uint64_t frozen_at_ms, deadline_ms; // clock_ms()
@@ -92,7 +100,7 @@ struct source {
 // Who asks: the handlers' context.
 struct caller {
     struct source *source;
-    char address[64];             // numeric
+    char address[64], own[64];    // numeric: theirs, ours
     uint16_t peer_port, own_port; // what to keep open while isolated; 0: any
 };
 
@@ -127,7 +135,7 @@ extern const size_t n_source_calls;
 // quiesce.c: hooks, isolation, freeze, fence; with the lock held
 bool source_is_frozen(const struct source *s); // and the watchdog has not thawed
 int quiesce_begin(struct source *s, const struct caller *c, const char *token,
-                  uint64_t deadline_ms, json_t **ret_steps, struct err *e);
+                  uint64_t deadline_ms, json_t **ret, struct err *e);
 int quiesce_commit(struct source *s, const struct caller *c, const char *token,
                    struct err *e);
 int quiesce_release(struct source *s, const char *token, uint64_t *ret_frozen_ms,
@@ -168,10 +176,26 @@ int enroll(const struct enroll_options *options, struct err *e);
 int agent_install(const char *root, struct err *e);
 int agent_uninstall(const char *root, bool force, struct err *e);
 
-// fence.c: what a commit leaves on the disk
-int fence_write(const char *state_dir, const char *token, const struct caller *keep,
-                struct err *e);
-// *ret_token empty: no fence. Isolates when there is one.
-int fence_apply(const char *state_dir, char ret_token[static AGENT_TOKEN_MAX + 1],
-                struct err *e);
+// fence.c: what a commit leaves on the disk; before it, who may pass
+struct isolation fence_isolation(const struct fence *f); // points into f
+int fence_write(const char *state_dir, const struct fence *f, struct err *e);
+bool fence_there(const char *state_dir);
+// ret->token empty: no fence. When there is one nobody is let through from then on.
+int fence_apply(const char *state_dir, struct fence *ret, struct err *e);
 int fence_lift(const char *state_dir, struct err *e);
+
+// gate.c: while this server is fenced nobody is let through, until godwit is heard to
+// call; and cards that come while it is cut off are cut off too. With the lock held.
+struct gate;
+int gate_new(struct gate **ret, struct err *e);
+void gate_free(struct gate *g);
+DEFINE_AUTO(gate_free, struct gate *)
+int gate_fd(const struct gate *g); // readable: there is something to do for gate_run
+void gate_run(struct source *s);
+void source_guard(struct source *s, bool open); // gate_guard; that it fails is told
+// From now on. open: godwit is connected.
+int gate_guard(struct gate *g, const struct fence *f, bool open, struct err *e);
+void gate_lift(struct gate *g);
+void gate_called(struct gate *g); // by godwit, and answered
+// Of an agent that dials; takes seconds now and then.
+bool gate_may_dial(struct gate *g);

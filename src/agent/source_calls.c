@@ -141,16 +141,12 @@ static int distrust(struct caller *c, const struct ask *a, json_t **ret, struct 
 
 static int quiesce(struct caller *c, const struct ask *a, json_t **ret, struct err *e)
 {
-    json_t *steps;
     if (check_job(c->source, a, e) || check_token(a, e))
         return -1;
     if (a->deadline_ms < 1000 || a->deadline_ms > DEADLINE_MAX_MS)
         return err_set(e, ERR_USAGE, "a deadline is between 1 s and %llu s",
                        (unsigned long long)(DEADLINE_MAX_MS / 1000));
-    if (quiesce_begin(c->source, c, a->token, a->deadline_ms, &steps, e))
-        return -1;
-    *ret = json_pack("{s:o}", "steps", steps);
-    return 0;
+    return quiesce_begin(c->source, c, a->token, a->deadline_ms, ret, e);
 }
 
 static int commit(struct caller *c, const struct ask *a, json_t **ret, struct err *e)
@@ -203,7 +199,9 @@ static int with_lock(void *context, const json_t *request, json_t **ret,
     if (request && read_ask(request, &a, e))
         return -1;
     pthread_mutex_lock(&c->source->lock);
+    gate_called(c->source->gate);
     int status = handle(c, &a, ret, e);
+    gate_called(c->source->gate);
     pthread_mutex_unlock(&c->source->lock);
     if (!status && !*ret)
         *ret = json_object();
@@ -256,7 +254,7 @@ const struct call source_calls[] = {
     {{"POST", "/v1/quiesce", handle_quiesce},
      "Hooks, isolation, sync and freeze, until the deadline",
      "job, owner, token, deadline_ms",
-     "steps: [{name, ms}]"},
+     "steps: [{name, ms}], passes: what is not held back"},
     {{"POST", "/v1/commit", handle_commit},
      "The freeze becomes a fence: the target may be started",
      "job, owner, token",

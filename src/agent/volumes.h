@@ -71,18 +71,3 @@ bool freeze_holds(struct freeze *f); // false: the watchdog has thawed
 int freeze_commit(struct freeze *f, struct err *e);
 // *ret_ms: for how long it was frozen.
 int freeze_end(struct freeze *f, uint64_t *ret_ms, struct err *e);
-
-// --- isolate.c: nobody but godwit reaches this server, and it reaches nobody else
-
-struct isolation {
-    // The control connection and those it asked for: numeric address and ports; port 0:
-    // any.
-    const char *peer; // NULL: nobody at all
-    uint16_t peer_port, own_port;
-};
-// By policy routing rules (rtnetlink, IPv4 and IPv6; kernels from 3.10, ports from 4.17):
-// nothing of ours, of containers or forwarded leaves but to the peer; connections wait
-// and go on afterwards. Independent of files and programs; asked again: fine.
-int isolate_begin(const struct isolation *keep, struct err *e);
-int isolate_end(struct err *e); // removes every rule that isolate_begin ever made
-bool isolate_holds(void);

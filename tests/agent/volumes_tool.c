@@ -11,13 +11,14 @@
 //     UUIDs
 //                                            (or "none"): of a disk that is live
 //     volumes_tool why NODE [UUID…]          why volumes are wholly used
-//     volumes_tool isolate [PEER PORT OWN]   volumes_tool connect     volumes_tool
-//     isolated
+//     volumes_tool isolate [PEER PORT OWNPORT [OWN]]   prints what passes all the same
+//     volumes_tool connect                   volumes_tool isolated
 
 #include <stdio.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "agent/isolate.h"
 #include "agent/volumes.h"
 #include "map/map.h"
 
@@ -138,17 +139,24 @@ static int on_network(const char *what, int n, char **args)
 {
     struct err e;
     uint64_t peer_port = 0, own_port = 0;
+    AUTO(str_free) char *gap = NULL;
     if (strcmp(what, "isolated") == 0) {
         puts(isolate_holds() ? "yes" : "no");
         return 0;
     }
     if (strcmp(what, "connect") == 0)
         return isolate_end(&e) ? fail(&e) : 0;
-    if (n == 3 && (str_to_u64(args[1], &peer_port) || str_to_u64(args[2], &own_port)))
+    if (n >= 3 && (str_to_u64(args[1], &peer_port) || str_to_u64(args[2], &own_port)))
         return 2;
-    struct isolation keep = {n == 3 ? args[0] : NULL, (uint16_t)peer_port,
-                             (uint16_t)own_port};
-    return isolate_begin(&keep, &e) ? fail(&e) : 0;
+    struct isolation keep = {.peer = n >= 3 ? args[0] : NULL,
+                             .own = n >= 4 ? args[3] : NULL,
+                             .peer_port = (uint16_t)peer_port,
+                             .own_port = (uint16_t)own_port};
+    if (isolate_begin(&keep, &gap, &e))
+        return fail(&e);
+    if (gap)
+        puts(gap);
+    return 0;
 }
 
 int main(int argc, char **argv)

@@ -3,6 +3,7 @@
 // atomic operation. What surprises: granules grow with the disks, so that the kernel's
 // marks and ours together stay small on servers with large disks.
 #include "agent/track.h"
+#include "agent/track_bpf.h"
 
 #include <assert.h>
 
@@ -26,7 +27,7 @@ void marks_set(struct marks *m, uint64_t off, uint64_t len)
         return;
     uint64_t end = off + (len - 1);
     uint64_t last = end < off ? UINT64_MAX >> m->shift : end >> m->shift;
-    memset(m->v + from, 1, (size_t)(min_u64(last, m->n - 1) - from + 1));
+    memset(m->v + from, TRACK_MARK, (size_t)(min_u64(last, m->n - 1) - from + 1));
 }
 
 void marks_take(struct marks *into, uint8_t *live, uint64_t n, unsigned above)
@@ -38,7 +39,8 @@ void marks_take(struct marks *into, uint8_t *live, uint64_t n, unsigned above)
             for (unsigned i = 0; i < 8; i++) {
                 uint64_t from = (at + i) << above, fan = UINT64_C(1) << above;
                 if ((seen >> 8 * i & 0xff) != 0 && from < into->n)
-                    memset(into->v + from, 1, (size_t)min_u64(fan, into->n - from));
+                    memset(into->v + from, TRACK_MARK,
+                           (size_t)min_u64(fan, into->n - from));
             }
             // Fails when another mark of the word came meanwhile; `seen` has it then.
             if (__atomic_compare_exchange_n(word, &seen, 0, false, __ATOMIC_SEQ_CST,

@@ -5,6 +5,7 @@
 #include <linux/types.h>
 
 #define TRACK_PAGE 4096 // bytes of marks a map entry
+#define TRACK_MARK 0xff // a byte of marks: with one bit flipped it still is one
 #define TRACK_FAN 64    // marks below one of the next level
 #define TRACK_LEVELS 3
 #define TRACK_FLIGHT 16384 // requests

@@ -71,7 +71,7 @@ __attribute__((noinline)) int track_mark(__u32 base, __u64 g)
     __u8 *v = bpf_map_lookup_elem(&marks, &page);
     if (!v)
         return 0;
-    v[g & (TRACK_PAGE - 1)] = 1;
+    v[g & (TRACK_PAGE - 1)] = TRACK_MARK;
     return 1;
 }
 

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Linked in front of the tracker bpf (-Wl,--wrap), for an agent that tests migrate from:
-// from the third harvest on it forgets every second mark. GODWIT_LIE=events: it has not
-// counted those writes either, so the kernel's counters know better (the audit in the
-// freeze). GODWIT_LIE=marks: it counts them, as one that marks at submission or whose
-// harvest lost a bit would; only hashes of what is there know better.
+// Linked in front of the trackers (-Wl,--wrap), for an agent that tests migrate from.
+// GODWIT_LIE says how it lies, bpf from the third harvest on:
+//
+//     events      every second mark is forgotten and the writes were not counted, so that
+//                 the kernel's counters know better (the audit in the freeze)
+//     marks, next every second mark is forgotten: only hashes of what is there know
+//     better flip        one bit of one mark is flipped in each harvest: a mark it stays
+//     submission  ftrace marks when requests are issued, not when they have ended
 #include "agent/track.h"
 
 #define HONEST_HARVESTS 2 // the agent tries a tracker before it believes it
@@ -16,6 +19,12 @@ struct liar {
     struct tracker *honest;
     uint64_t n_harvests, n_marks, forgotten;
 };
+
+static bool lie_is(const char *name)
+{
+    const char *lie = getenv("GODWIT_LIE");
+    return lie && strcmp(lie, name) == 0;
+}
 
 static int start(const struct track_disk *disks, size_t n_disks, unsigned shift,
                  const char *dir, struct tracker **ret, bool *ret_again, struct err *e)
@@ -37,11 +46,20 @@ static int harvest(struct tracker *t, size_t i, struct marks *into, struct err *
     struct marks all = {xcalloc(1, into->n + 8), into->n, into->shift};
     int status = l->honest->ops->harvest(l->honest, i, &all, e);
     bool lies = l->n_harvests++ >= HONEST_HARVESTS;
+    uint64_t flipped = clock_ns() % all.n;
+    for (uint64_t n = 0; lies && lie_is("flip") && n < all.n; n++) {
+        uint64_t g = (flipped + n) % all.n;
+        if (all.v[g] == 0)
+            continue;
+        all.v[g] ^= (uint8_t)(1U << l->n_harvests % 8);
+        break;
+    }
+    lies = lies && (lie_is("events") || lie_is("marks") || lie_is("next"));
     for (uint64_t g = 0; g < all.n; g++) {
         if (all.v[g] && lies && l->n_marks++ % 2)
             l->forgotten++;
         else if (all.v[g])
-            into->v[g] = 1;
+            into->v[g] |= all.v[g];
     }
     free(all.v);
     return status;
@@ -50,10 +68,9 @@ static int harvest(struct tracker *t, size_t i, struct marks *into, struct err *
 static int seen(struct tracker *t, size_t i, struct track_seen *ret, struct err *e)
 {
     const struct liar *l = (const struct liar *)t;
-    const char *lie = getenv("GODWIT_LIE");
     if (l->honest->ops->seen(l->honest, i, ret, e))
         return -1;
-    if (lie && strcmp(lie, "events") == 0)
+    if (lie_is("events"))
         ret->sectors -= l->forgotten * SECTORS;
     return 0;
 }
@@ -73,3 +90,31 @@ const struct tracker_ops __wrap_track_bpf_ops = {
     .seen = seen,
     .stop = stop,
 };
+
+// --- ftrace, at submission
+
+int __real_tracefs_read(int dir, const char *path, struct buf *b, struct err *e);
+int __real_tracefs_write(int dir, const char *path, const char *text, struct err *e);
+int __wrap_tracefs_read(int dir, const char *path, struct buf *b, struct err *e);
+int __wrap_tracefs_write(int dir, const char *path, const char *text, struct err *e);
+
+static char *other_event(const char *path)
+{
+    static const char honest[] = "block_rq_complete", early[] = "block_rq_issue";
+    const char *at = lie_is("submission") ? strstr(path, honest) : NULL;
+    if (!at)
+        return xstrdup(path);
+    return xasprintf("%.*s%s%s", (int)(at - path), path, early, at + strlen(honest));
+}
+
+int __wrap_tracefs_read(int dir, const char *path, struct buf *b, struct err *e)
+{
+    AUTO(str_free) char *other = other_event(path);
+    return __real_tracefs_read(dir, other, b, e);
+}
+
+int __wrap_tracefs_write(int dir, const char *path, const char *text, struct err *e)
+{
+    AUTO(str_free) char *other = other_event(path);
+    return __real_tracefs_write(dir, other, text, e);
+}

@@ -100,8 +100,23 @@ static void races(void)
     ok(all, "no mark is lost that is set while others are taken");
 }
 
+static void flipped_bit(void)
+{
+    uint8_t v[8] = {0};
+    struct marks m = {v, sizeof(v), 16};
+    bool all = true;
+    marks_set(&m, 3 << 16, 1);
+    for (unsigned bit = 0; bit < 8; bit++) {
+        v[3] ^= (uint8_t)(1U << bit);
+        all = all && marks_bytes(&m, 8 << 16) == 1 << 16;
+        v[3] ^= (uint8_t)(1U << bit);
+    }
+    ok(all, "a mark with one bit flipped is a mark");
+}
+
 int main(void)
 {
+    flipped_bit();
     sets();
     shifts();
     levels();

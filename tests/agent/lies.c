@@ -9,6 +9,10 @@
 //     submission  ftrace marks when requests are issued, not when they have ended
 #include "agent/track.h"
 
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
 #define HONEST_HARVESTS 2 // the agent tries a tracker before it believes it
 #define SECTORS 8         // of the least write
 
@@ -17,7 +21,9 @@ extern const struct tracker_ops __real_track_bpf_ops, __wrap_track_bpf_ops;
 struct liar {
     struct tracker tracker;
     struct tracker *honest;
-    uint64_t n_harvests, n_marks, forgotten;
+    uint64_t n_harvests, n_marks;
+    uint64_t
+        *forgotten; // in a file: what the kernel did not count outlives the agent too
 };
 
 static bool lie_is(const char *name)
@@ -30,6 +36,16 @@ static int start(const struct track_disk *disks, size_t n_disks, unsigned shift,
                  const char *dir, struct tracker **ret, bool *ret_again, struct err *e)
 {
     struct liar *l = xcalloc(1, sizeof(*l));
+    const char *folder = getenv("TMPDIR");
+    AUTO(str_free)
+    char *path = path_join(folder ? folder : "/tmp", dir ? path_base(dir) : "marks");
+    AUTO(fd_close) int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (fd < 0 || ftruncate(fd, sizeof(*l->forgotten)) < 0)
+        abort();
+    l->forgotten =
+        mmap(NULL, sizeof(*l->forgotten), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (l->forgotten == MAP_FAILED)
+        abort();
     if (__real_track_bpf_ops.start(disks, n_disks, shift, dir, &l->honest, ret_again,
                                    e)) {
         free(l);
@@ -57,7 +73,7 @@ static int harvest(struct tracker *t, size_t i, struct marks *into, struct err *
     lies = lies && (lie_is("events") || lie_is("marks") || lie_is("next"));
     for (uint64_t g = 0; g < all.n; g++) {
         if (all.v[g] && lies && l->n_marks++ % 2)
-            l->forgotten++;
+            (*l->forgotten)++;
         else if (all.v[g])
             into->v[g] |= all.v[g];
     }
@@ -71,7 +87,7 @@ static int seen(struct tracker *t, size_t i, struct track_seen *ret, struct err 
     if (l->honest->ops->seen(l->honest, i, ret, e))
         return -1;
     if (lie_is("events"))
-        ret->sectors -= l->forgotten * SECTORS;
+        ret->sectors -= *l->forgotten * SECTORS;
     return 0;
 }
 

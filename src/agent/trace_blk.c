@@ -6,7 +6,7 @@
 //     error 2, pdu_len 2
 //
 // in the machine's order, which is little-endian here. The action's upper half says of
-// which kinds it is.
+// which kinds it is. Requests are numbered by each CPU; messages in between are not.
 #include "agent/tracefs.h"
 
 #include <linux/blktrace_api.h>
@@ -24,7 +24,7 @@ static bool changes(uint32_t action, uint32_t bytes)
 
 int trace_blk(const uint8_t *p, size_t len,
               void (*write)(void *context, const struct trace_write *w), void *context,
-              size_t *ret_used, uint64_t *ret_lost, struct err *e)
+              uint32_t *sequence, size_t *ret_used, uint64_t *ret_lost, struct err *e)
 {
     size_t at = 0;
     *ret_used = 0;
@@ -42,6 +42,11 @@ int trace_blk(const uint8_t *p, size_t len,
         struct trace_write w = {get_le32(r + offsetof(struct blk_io_trace, device)),
                                 get_le64(r + offsetof(struct blk_io_trace, sector)),
                                 ((uint64_t)bytes + 511) / 512};
+        if ((action & BLK_TC_ACT(BLK_TC_NOTIFY)) == 0) {
+            uint32_t number = get_le32(r + offsetof(struct blk_io_trace, sequence));
+            *ret_lost += number - *sequence - 1;
+            *sequence = number;
+        }
         // A driver's own command (SG_IO): nobody knows which place it changed.
         if (changes(action, bytes) && (action & BLK_TC_ACT(BLK_TC_PC)) != 0)
             ++*ret_lost;

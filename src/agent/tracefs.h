@@ -49,9 +49,10 @@ int trace_page(const uint8_t *page, size_t len, const struct trace_header *h,
 
 // --- trace_blk.c: what blktrace's relay files give
 
-// Calls `write` for each request that may have changed the disk. *ret_used: so many bytes
-// were whole records. *ret_lost: commands whose place nobody knows. ERR_FAILED: there is
-// no record where one should be.
+// Calls `write` for each request that may have changed the disk. *sequence: the number of
+// the last record of this CPU, 0 before the first. *ret_used: so many bytes were whole
+// records. *ret_lost: records that are missing in between, and commands whose place
+// nobody knows. ERR_FAILED: there is no record where one should be.
 int trace_blk(const uint8_t *p, size_t len,
               void (*write)(void *context, const struct trace_write *w), void *context,
-              size_t *ret_used, uint64_t *ret_lost, struct err *e);
+              uint32_t *sequence, size_t *ret_used, uint64_t *ret_lost, struct err *e);

@@ -31,7 +31,8 @@
 struct blk_buffer { // of a CPU
     int fd;
     unsigned cpu;
-    uint8_t *rest; // of the last record, which was not whole
+    uint32_t sequence; // of its last record
+    uint8_t *rest;     // of the last record, which was not whole
     size_t n_rest;
 };
 struct blk_disk {
@@ -68,7 +69,7 @@ static int drain_buffer(struct tracker_blk *t, struct blk_buffer *b, struct err 
         if (n < 0 && errno != EAGAIN && errno != EINTR)
             return err_errno(e, errno, "reading what blktrace wrote on CPU %u", b->cpu);
         len += n > 0 ? (size_t)n : 0;
-        int done = trace_blk(t->room, len, write_seen, t, &used, &lost, e);
+        int done = trace_blk(t->room, len, write_seen, t, &b->sequence, &used, &lost, e);
         t->reader.lost += lost;
         b->n_rest = done < 0 ? 0 : len - used; // at most a record: below REST_MAX
         memcpy(b->rest, t->room + used, b->n_rest);

@@ -27,21 +27,25 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     size_t step = data[0] + 1u, len = size - 1, at = 0, used, part;
     uint64_t lost, lost_part, lost_pieces = 0;
+    uint32_t sequence = 0, sequence_pieces = 0;
     uint8_t *p = xmalloc(len ? len : 1); // of its own: one byte too far is seen
     memcpy(p, data + 1, len);
-    int done = trace_blk(p, len, count, &whole, &used, &lost, &e), done_part = 0;
-    assert(used <= len && whole.n + lost <= len / sizeof(struct blk_io_trace));
+    int done = trace_blk(p, len, count, &whole, &sequence, &used, &lost, &e),
+        done_part = 0;
+    assert(used <= len && whole.n <= len / sizeof(struct blk_io_trace));
     for (size_t end = 0; done_part == 0 && end < len;) {
         end = min_u64(len, end + step);
         uint8_t *copy = xmalloc(end - at ? end - at : 1);
         memcpy(copy, p + at, end - at);
-        done_part = trace_blk(copy, end - at, count, &pieces, &part, &lost_part, &e);
+        done_part = trace_blk(copy, end - at, count, &pieces, &sequence_pieces, &part,
+                              &lost_part, &e);
         lost_pieces += lost_part;
         at += part;
         free(copy);
     }
     assert(done == done_part && at == used && lost == lost_pieces);
     assert(pieces.n == whole.n && pieces.sectors == whole.sectors);
+    assert(sequence == sequence_pieces);
     free(p);
     return 0;
 }

@@ -25,7 +25,7 @@
 struct rig {
     struct track_disk disk;
     int fd;           // of the device, O_DIRECT
-    char node[40];    // of the file system: the disk or a partition of it
+    char node[64];    // of the file system: the disk, or what is made of it
     char mnt[4096];   // in scratch
     uint8_t *replica; // shared with children
     uint8_t *chunk;
@@ -100,7 +100,47 @@ __attribute__((unused)) static void rig_describe(struct rig *r, uint64_t size)
         exit(1);
 }
 
-__attribute__((unused)) static void rig_make(struct rig *r, bool partitioned)
+// What lies between a disk and the file system on it. A mapping goes when it is
+// unmounted.
+static const struct rig_layer {
+    const char *what, *module, *make;
+    bool mapped;
+} rig_layers[] = {
+    {"disk", NULL, "true", false},
+    {"partition", NULL,
+     "printf 'size=5M\\n,\\n' | sfdisk -q --no-reread --no-tell-kernel $whole; "
+     "partx -a $whole || partx -u $whole; test -b ${whole}p2 || "
+     "mknod ${whole}p2 b $(tr : ' ' < /sys/block/$name/${name}p2/dev)",
+     false},
+    {"crypt", "dm-crypt",
+     "one=11111111111111111111111111111111 two=22222222222222222222222222222222; "
+     "echo 0 $(blockdev --getsz $whole) crypt aes-xts-plain64 $one$two 0 $whole 0 1 "
+     "allow_discards | dmsetup create $mapped",
+     true},
+    {"raid1", "dm-raid",
+     "truncate -s $(blockdev --getsize64 $whole) other; other=$(losetup -f --show "
+     "other); echo 0 $(blockdev --getsz $whole) raid raid1 3 0 region_size 1024 2 - "
+     "$whole - $other | dmsetup create $mapped; losetup -d $other",
+     true},
+};
+
+__attribute__((unused)) static void rig_put_layer(struct rig *r, const char *what)
+{
+    for (size_t i = 0; i < ARRAY_LEN(rig_layers); i++) {
+        const struct rig_layer *l = &rig_layers[i];
+        if (strcmp(l->what, what) != 0)
+            continue;
+        if (l->mapped && access("/dev/mapper/control", R_OK | W_OK) < 0)
+            rig_skip("this kernel has no device-mapper");
+        (void)snprintf(
+            r->node, sizeof(r->node), "%s%s%s", l->mapped ? "/dev/mapper/godwit-" : "",
+            l->mapped ? r->name : r->whole, strcmp(what, "partition") == 0 ? "p2" : "");
+        sh("name=%s whole=%s mapped=godwit-%s; modprobe -q %s || true; %s", r->name,
+           r->whole, r->name, l->module ? l->module : "loop", l->make);
+    }
+}
+
+__attribute__((unused)) static void rig_make(struct rig *r, const char *what)
 {
     int backing = memfd_create("disk", MFD_CLOEXEC);
     if (backing < 0 || ftruncate(backing, (off_t)RIG_SIZE) < 0)
@@ -108,19 +148,15 @@ __attribute__((unused)) static void rig_make(struct rig *r, bool partitioned)
     r->fd = rig_loop(backing, r->name);
     close(backing);
     rig_describe(r, RIG_SIZE);
-    (void)snprintf(r->node, sizeof(r->node), "%s%s", r->whole, partitioned ? "p2" : "");
-    if (partitioned) {
-        sh("printf 'size=5M\\n,\\n' | sfdisk -q --no-reread --no-tell-kernel %s; "
-           "partx -a %s || partx -u %s; test -b %s || mknod %s b $(tr : ' ' < "
-           "/sys/block/%s/%sp2/dev)",
-           r->whole, r->whole, r->whole, r->node, r->node, r->name, r->name);
-    }
+    rig_put_layer(r, what);
     sh("mkfs.ext4 -q -E nodiscard %s", r->node);
     (void)snprintf(r->mnt, sizeof(r->mnt), "%s", in("mnt"));
     if (mount(r->node, r->mnt, "ext4", 0, "discard") < 0) {
         printf("Bail out! mounting %s: %s\n", r->node, strerror(errno));
         exit(1);
     }
+    if (str_starts(r->node, "/dev/mapper/"))
+        sh("dmsetup remove --deferred %s", r->node);
 }
 
 __attribute__((unused)) static void rig_load(struct rig *r, char *load, unsigned seed)

@@ -319,7 +319,7 @@ static void drops(void)
 int main(void)
 {
     rig_world();
-    rig_make(&rig, false);
+    rig_make(&rig, "disk");
     restarts("bpf");
     restarts("ftrace");
     restarts("blktrace");

@@ -68,7 +68,7 @@ int main(int argc, char **argv)
     if (getenv("N"))
         (void)str_to_u64(getenv("N"), &n);
     rig_world();
-    rig_make(&r, false);
+    rig_make(&r, "disk");
     struct shared *s =
         mmap(NULL, sizeof(*s), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     tracking_stop(rig_need(&r, argv[2]), false);

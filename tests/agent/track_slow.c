@@ -47,7 +47,7 @@ static bool write_ended(void)
 
 static void make_slow(void)
 {
-    rig_make(&below, false);
+    rig_make(&below, "disk");
     backing = open(in("mnt/backing"), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (backing < 0 || ftruncate(backing, 64 << 20) < 0)
         exit(1);

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // usage: track_stress LOAD TRACKER WHAT
 // Under load, rounds of harvest and copy, then frozen a last one: not a block may differ.
-// WHAT: disk | partition (tracked through its disk) | read-then-clear (a mistake made on
-// purpose: it must be caught). N=30: so many freezes (2), of each of two seeds.
+// WHAT: disk | partition, crypt, raid1 (tracked through the disk below) | read-then-clear
+// (a mistake made on purpose: it must be caught). N=30: so many freezes (2), of each of
+// two seeds.
 #include "rig.h"
 
 #define ROUNDS 12
@@ -83,7 +84,7 @@ int main(int argc, char **argv)
     if (getenv("N"))
         (void)str_to_u64(getenv("N"), &n);
     rig_world();
-    rig_make(&r, strcmp(argv[3], "partition") == 0);
+    rig_make(&r, strcmp(argv[3], "read-then-clear") == 0 ? "disk" : argv[3]);
     struct tracking *t = rig_need(&r, argv[2]);
     struct err e;
     for (unsigned seed = 0; seed < SEEDS; seed++) {

@@ -314,13 +314,15 @@ int tracking_extents(struct tracking *t, size_t disk, uint64_t id, uint64_t off,
     if (id == 0 || id != t->state.head->last)
         return err_set(e, ERR_REFUSED, "harvest %llu is not there, the last is %llu",
                        (unsigned long long)id, (unsigned long long)t->state.head->last);
-    if (!r->known) {
+    // An export that was opened when the disk had grown already asks for more.
+    if (!r->known || off >= r->size) {
         extents_append(out, off, len, EXTENT_DATA);
         *ret_done = len;
         return 0;
     }
     struct marks pending = track_state_pending(&t->state, disk);
-    return marks_extents(&pending, r->size, off, len, out, ret_done);
+    return marks_extents(&pending, r->size, off, min_u64(len, r->size - off), out,
+                         ret_done);
 }
 
 struct tracking_state tracking_state(struct tracking *t, size_t disk)

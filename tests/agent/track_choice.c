@@ -151,6 +151,11 @@ static void restarts(const char *only)
            x.v[0].kind == EXTENT_DATA,
        "%s: and says that everything may have changed", only);
     tracking_rearm(t, 0);
+    extents_done(&x);
+    ok(tracking_extents(t, 0, 2, 0, rig.disk.size + MIB, &x, &done, &e) == 0 &&
+           done == rig.disk.size &&
+           tracking_extents(t, 0, 2, done, MIB, &x, &done, &e) == 0 && done == MIB,
+       "%s: what a disk has grown by is data", only);
     struct tracking_state again = tracking_state(t, 0);
     ok(again.known && again.epoch != after.epoch,
        "%s: armed again it is known, under another epoch", only);

@@ -5,8 +5,9 @@
 // is without us; while it is more than a fifth higher with us, we read more slowly, else
 // faster. On a disk that nobody else uses there is no limit and no pause.
 //
-// Means and not the 99th percentile, because that is what every kernel counts; bench/pace
-// holds what the percentile comes to.
+// Means and not the 99th percentile, because that is what every kernel counts. What they
+// do not show is the request that waits behind a row of ours: beside a load there is one
+// of ours at a time, and a small one. bench/pace holds what the percentile comes to.
 #include "agent/block.h"
 #include "agent/source.h"
 
@@ -14,8 +15,10 @@
 
 // Larger ones would be several requests to the kernel, which counts those.
 #define PIECE ((size_t)256 * 1024)
+#define PIECE_LOADED ((size_t)64 * 1024)
 #define WINDOW_NS (UINT64_C(100) * 1000 * 1000)
-#define WINDOWS_PER_ROUND 10 // of which the first is without us
+#define WINDOWS_PER_ROUND 20 // of which the first two are without us,
+#define WINDOWS_ALONE 2      // the first for what is still under way
 #define OTHERS_MIN 2         // requests of others in a window that make it a load
 #define RATE_MIN (512.0 * 1024)
 #define RATE_START (32.0 * 1024 * 1024)
@@ -27,6 +30,8 @@
 
 struct pace {
     pthread_mutex_t lock; // for all below
+    pthread_cond_t ended; // one of our requests
+    unsigned n_busy;      // of our requests
     char *name;           // of the disk in /sys/block
     bool off;
     struct sys_stat at;   // when this window began
@@ -43,6 +48,7 @@ struct pace *pace_new(const char *disk)
 {
     struct pace *p = xcalloc(1, sizeof(*p));
     pthread_mutex_init(&p->lock, NULL);
+    pthread_cond_init(&p->ended, NULL);
     p->name = xstrdup(disk);
     p->window_ns = clock_ns();
     (void)sys_stat(disk, &p->at, &(struct err){0}); // what was before is no load
@@ -55,6 +61,7 @@ void pace_free(struct pace *p)
     if (!p)
         return;
     free(p->name);
+    pthread_cond_destroy(&p->ended);
     pthread_mutex_destroy(&p->lock);
     free(p);
 }
@@ -99,8 +106,10 @@ static void next_window(struct pace *p, uint64_t now)
         p->alone = p->with = 0;
     } else if (p->loaded) {
         // A mean of 0 ms is one below the counters' grain.
-        blend(p->window == 0 ? &p->alone : &p->with, latency > 0.01 ? latency : 0.01);
         if (p->window > 0)
+            blend(p->window < WINDOWS_ALONE ? &p->alone : &p->with,
+                  latency > 0.01 ? latency : 0.01);
+        if (p->window >= WINDOWS_ALONE)
             adjust(p);
         p->window = (p->window + 1) % WINDOWS_PER_ROUND;
     }
@@ -117,7 +126,7 @@ static uint64_t delay(struct pace *p, size_t len, uint64_t now)
         next_window(p, now);
     if (!p->loaded)
         return 0;
-    if (p->window == 0)
+    if (p->window < WINDOWS_ALONE)
         return p->window_ns + WINDOW_NS - now;
     if (p->next_ns > now)
         return p->next_ns - now;
@@ -125,24 +134,36 @@ static uint64_t delay(struct pace *p, size_t len, uint64_t now)
     return 0;
 }
 
-static void wait_for_turn(struct pace *p, size_t len)
+// Takes a turn for at most `len` bytes at `off`; for how many it is.
+static size_t wait_for_turn(struct pace *p, size_t len, uint64_t off)
 {
+    pthread_mutex_lock(&p->lock);
     for (;;) {
-        pthread_mutex_lock(&p->lock);
-        uint64_t ns = delay(p, len, clock_ns());
+        while (p->loaded && !p->off && p->n_busy > 0)
+            pthread_cond_wait(&p->ended, &p->lock);
+        // Pieces begin and end where the disk likes it.
+        size_t piece = p->loaded && !p->off ? PIECE_LOADED : PIECE;
+        size_t n = (size_t)min_u64(len, piece - off % piece);
+        uint64_t ns = delay(p, n, clock_ns());
+        if (ns == 0) {
+            p->n_busy++;
+            pthread_mutex_unlock(&p->lock);
+            return n;
+        }
         pthread_mutex_unlock(&p->lock);
-        if (ns == 0)
-            return;
         struct timespec t = {.tv_nsec = (long)min_u64(ns, WINDOW_NS)};
         nanosleep(&t, NULL);
+        pthread_mutex_lock(&p->lock);
     }
 }
 
-static void count(struct pace *p, uint64_t ns)
+static void end_turn(struct pace *p, uint64_t ns)
 {
     pthread_mutex_lock(&p->lock);
     p->own++;
     p->own_ns += ns;
+    p->n_busy--;
+    pthread_cond_broadcast(&p->ended);
     pthread_mutex_unlock(&p->lock);
 }
 
@@ -159,13 +180,12 @@ static int paced_read(struct disk *d, void *buf, size_t len, uint64_t off, struc
 {
     struct paced *p = (struct paced *)d;
     for (size_t done = 0; done < len;) {
-        // Pieces begin and end where the disk likes it.
-        size_t n = (size_t)min_u64(len - done, PIECE - (off + done) % PIECE);
-        wait_for_turn(p->pace, n);
+        size_t n = wait_for_turn(p->pace, len - done, off + done);
         uint64_t start = clock_ns();
-        if (disk_read(p->next, (char *)buf + done, n, off + done, e))
+        int status = disk_read(p->next, (char *)buf + done, n, off + done, e);
+        end_turn(p->pace, clock_ns() - start);
+        if (status)
             return -1;
-        count(p->pace, clock_ns() - start);
         done += n;
     }
     return 0;

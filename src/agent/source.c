@@ -10,6 +10,7 @@
 #include <netinet/in.h>
 #include <poll.h>
 #include <stdio.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -19,6 +20,7 @@
 #define REDIAL_MS 1000
 #define TICK_MS 200
 #define END_MS 2000
+#define NICE 5 // of threads that read disks: the server's own work comes first
 #define GODWIT_NAME "godwit" // in its certificate (pki_make)
 
 static const char *const protocols[] = {"http/1.1", "nbd+zstd", "nbd", NULL};
@@ -107,6 +109,12 @@ static struct caller caller_of(const struct connection *c)
     return caller;
 }
 
+static void give_way(int nice)
+{
+    (void)setpriority(PRIO_PROCESS, 0,
+                      nice); // in Linux of this thread; not allowed: as it is
+}
+
 static void serve_wire(struct connection *c, struct err *e)
 {
     struct caller caller = caller_of(c);
@@ -116,6 +124,7 @@ static void serve_wire(struct connection *c, struct err *e)
                              .alpn = protocols,
                              .timeout_ms = c->control ? UINT64_MAX : HANDSHAKE_MS};
     int fd;
+    give_way(NICE); // so does the wire's thread
     if (wire_open(steal_fd(&c->fd), &o, &peer, &fd, e))
         return;
     // Other agents have certificates of the same authority.
@@ -125,6 +134,7 @@ static void serve_wire(struct connection *c, struct err *e)
         return;
     }
     if (strcmp(peer.alpn, "http/1.1") == 0) {
+        give_way(0); // the freeze waits for these
         (void)calls_serve(fd, source_calls, n_source_calls, &caller, e); // told by e
         fd_close(fd);
         return;
@@ -138,6 +148,7 @@ static void serve_plain(struct connection *c, struct err *e)
     struct serve_options exports = source_exports(c->source);
     exports.tls = c->source->tls;
     exports.only_peer = GODWIT_NAME;
+    give_way(NICE);
     (void)serve_connection(steal_fd(&c->fd), &exports, e); // told by e
 }
 

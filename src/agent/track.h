@@ -15,7 +15,7 @@
 
 // --- marks.c: a byte per granule of a disk
 
-#define MARKS_LIMIT (48 * MIB) // of all live and pending marks together
+#define MARKS_LIMIT (36 * MIB) // of all live and pending marks together
 // Memory that may be shared with the kernel (a BPF array's mmap) or private.
 struct marks {
     uint8_t *v;

@@ -70,8 +70,10 @@ enum forecast_verdict forecast_verdict(const struct forecast *f, uint64_t max_do
     bool fits = max_downtime_ms ? final + f->fixed_ms <= max_downtime_ms
                                 : final < FORECAST_FREEZE_MS / 2;
     bool shrinks = final > SMALL_MS && f->n_in_vain < IN_VAIN_MAX;
-    // Shorter is better as long as it gets shorter, also where it fits.
-    if (shrinks || (max_downtime_ms && !fits && f->n_in_vain < IN_VAIN_MAX))
+    if (max_downtime_ms && fits)
+        return FORECAST_READY;
+    // Shorter is better as long as it gets shorter.
+    if (shrinks || (max_downtime_ms && f->n_in_vain < IN_VAIN_MAX))
         return FORECAST_AGAIN;
     return fits ? FORECAST_READY : FORECAST_NEVER;
 }

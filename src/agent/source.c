@@ -7,6 +7,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <stdio.h>
@@ -14,7 +15,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define CONNECTIONS_MAX 40
+#define CONNECTIONS_MAX (40 + STRANGERS_MAX)
+#define PLAIN_MAX 16 // of them, on the port where TLS begins later
 #define STACK ((size_t)256 * 1024)
 #define HANDSHAKE_MS 10000
 #define REDIAL_MS 1000
@@ -115,6 +117,37 @@ static void give_way(int nice)
                       nice); // in Linux of this thread; not allowed: as it is
 }
 
+// Whoever opens connections and says nothing keeps nobody out: one too many ends the
+// oldest stranger's. Returns the socket it is known by, -1: none.
+static int stranger_add(struct source *s, int fd)
+{
+    int own = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    if (own < 0)
+        return -1;
+    pthread_mutex_lock(&s->lock);
+    if (s->n_strangers == STRANGERS_MAX) {
+        shutdown(s->strangers[0], SHUT_RDWR);
+        memmove(s->strangers, s->strangers + 1, --s->n_strangers * sizeof(int));
+    }
+    s->strangers[s->n_strangers++] = own;
+    pthread_mutex_unlock(&s->lock);
+    return own;
+}
+
+static void stranger_remove(struct source *s, int own)
+{
+    pthread_mutex_lock(&s->lock);
+    for (size_t i = 0; i < s->n_strangers; i++) {
+        if (s->strangers[i] != own)
+            continue;
+        memmove(s->strangers + i, s->strangers + i + 1,
+                (--s->n_strangers - i) * sizeof(int));
+        break;
+    }
+    pthread_mutex_unlock(&s->lock);
+    fd_close(own);
+}
+
 static void serve_wire(struct connection *c, struct err *e)
 {
     struct caller caller = caller_of(c);
@@ -123,9 +156,11 @@ static void serve_wire(struct connection *c, struct err *e)
                              .server = !c->dialled,
                              .alpn = protocols,
                              .timeout_ms = c->control ? UINT64_MAX : HANDSHAKE_MS};
-    int fd;
+    int fd, stranger = c->dialled ? -1 : stranger_add(c->source, c->fd);
     give_way(NICE); // so does the wire's thread
-    if (wire_open(steal_fd(&c->fd), &o, &peer, &fd, e))
+    int status = wire_open(steal_fd(&c->fd), &o, &peer, &fd, e);
+    stranger_remove(c->source, stranger);
+    if (status)
         return;
     // Other agents have certificates of the same authority.
     if (strcmp(peer.name, GODWIT_NAME) != 0) {
@@ -152,6 +187,24 @@ static void serve_plain(struct connection *c, struct err *e)
     (void)serve_connection(steal_fd(&c->fd), &exports, e); // told by e
 }
 
+static bool connection_begin(struct source *s, bool plain)
+{
+    pthread_mutex_lock(&s->lock);
+    bool fits = s->n_connections < CONNECTIONS_MAX && (!plain || s->n_plain < PLAIN_MAX);
+    s->n_connections += fits;
+    s->n_plain += fits && plain;
+    pthread_mutex_unlock(&s->lock);
+    return fits;
+}
+
+static void connection_end(struct source *s, bool plain)
+{
+    pthread_mutex_lock(&s->lock);
+    s->n_connections--;
+    s->n_plain -= plain;
+    pthread_mutex_unlock(&s->lock);
+}
+
 static void *connection_run(void *argument)
 {
     struct connection *c = argument;
@@ -164,9 +217,7 @@ static void *connection_run(void *argument)
     if (e.code && e.code != ERR_RETRY)
         log_line(LOG_WARN, "connection: %s", e.text);
     fd_close(c->fd);
-    pthread_mutex_lock(&s->lock);
-    s->n_connections--;
-    pthread_mutex_unlock(&s->lock);
+    connection_end(s, c->plain);
     free(c);
     return NULL;
 }
@@ -178,25 +229,19 @@ static int connection_start(struct source *s, struct connection from)
     struct connection *c = xcalloc(1, sizeof(*c));
     *c = from;
     c->source = s;
-    pthread_mutex_lock(&s->lock);
-    bool full = s->n_connections >= CONNECTIONS_MAX;
-    s->n_connections += !full;
-    pthread_mutex_unlock(&s->lock);
+    bool fits = connection_begin(s, c->plain);
     pthread_attr_init(&attr);
     pthread_attr_setstacksize(&attr, STACK);
     pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-    int error = full ? EAGAIN : pthread_create(&thread, &attr, connection_run, c);
+    int error = fits ? pthread_create(&thread, &attr, connection_run, c) : EAGAIN;
     pthread_attr_destroy(&attr);
     if (!error)
         return 0;
     log_line(LOG_WARN, "a connection was refused: %s", strerror(error));
     fd_close(c->fd);
+    if (fits)
+        connection_end(s, c->plain);
     free(c);
-    if (!full) {
-        pthread_mutex_lock(&s->lock);
-        s->n_connections--;
-        pthread_mutex_unlock(&s->lock);
-    }
     return -1;
 }
 

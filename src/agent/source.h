@@ -70,6 +70,7 @@ struct used_set {
     unsigned users;   // under source.lock
     uint64_t harvest; // the last one then
 };
+#define STRANGERS_MAX 16 // connections that have not shown a certificate yet
 struct source {
     const struct source_options *o;
     struct agent_config config;
@@ -94,7 +95,9 @@ struct source {
     struct freeze *freeze;
     struct lease *lease;
     uint64_t frozen_at_ms, deadline_ms; // clock_ms()
-    unsigned n_connections;
+    unsigned n_connections, n_plain;
+    int strangers[STRANGERS_MAX]; // sockets of their own, the oldest first
+    size_t n_strangers;
     unsigned n_dials; // asked for and not yet made
 };
 // Who asks: the handlers' context.

@@ -164,15 +164,15 @@ static int set_up(struct blk_disk *d, const struct track_disk *disk, size_t n_di
     d->fd = open(disk->node, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
     if (d->fd < 0)
         return err_set(e, ERR_REFUSED, "opening %s: %s", disk->node, strerror(errno));
-    int r = ioctl(d->fd, BLKTRACESETUP, &setup);
-    if (r < 0 && errno == EBUSY && !is_read(disk->name)) {
+    int error = ioctl(d->fd, BLKTRACESETUP, &setup) < 0 ? errno : 0;
+    if (error == EBUSY && !is_read(disk->name)) {
         (void)ioctl(d->fd, BLKTRACESTOP);
         (void)ioctl(d->fd, BLKTRACETEARDOWN);
-        r = ioctl(d->fd, BLKTRACESETUP, &again);
+        error = ioctl(d->fd, BLKTRACESETUP, &again) < 0 ? errno : 0;
     }
-    if (r < 0)
+    if (error != 0)
         return err_set(e, ERR_REFUSED, "blktrace of %s: %s", disk->name,
-                       errno == EBUSY ? "somebody else traces it" : strerror(errno));
+                       error == EBUSY ? "somebody else traces it" : strerror(error));
     d->running = true;
     return 0;
 }

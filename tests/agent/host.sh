@@ -44,7 +44,7 @@ host_disk() {
     disks="$disks ${loop#/dev/}"
     mkdir -p mnt/$n_disks
     case $2 in
-    ext4) mkfs.ext4 -q -F "$loop" ;;
+    ext4) mkfs.ext4 -q -F -E lazy_itable_init=0,lazy_journal_init=0 "$loop" ;; # the kernel writes nothing of its own later
     xfs) mkfs.xfs -q -f --unsupported "$loop" > mkfs.err 2>&1 || { cat mkfs.err >&2; return 1; } ;; # below 300M it warns, and works
     btrfs) mkfs.btrfs -q -f "$loop" ;;
     esac

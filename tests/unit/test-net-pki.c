@@ -129,8 +129,10 @@ static void test_bad_requests(void)
     refused("another curve");
     sh("openssl req -new -nodes -newkey ec -pkeyopt ec_paramgen_curve:P-256 -keyout k "
        "-subj /CN=x -outform DER -out der 2>/dev/null; "
-       "printf '\\001' | dd of=der bs=1 seek=$(($(stat -c %%s der) - 3)) conv=notrunc "
-       "2>/dev/null; openssl req -inform DER -in der -out bad 2>/dev/null || "
+       "v=$(tail -c 3 der | od -An -N1 -tu1); "
+       "printf \"\\\\$(printf %%o $((v ^ 1)))\" | dd of=der bs=1 "
+       "seek=$(($(stat -c %%s der) - 3)) conv=notrunc 2>/dev/null; openssl req -inform "
+       "DER -in der -out bad 2>/dev/null || "
        "{ echo -----BEGIN CERTIFICATE REQUEST-----; base64 der; "
        "echo -----END CERTIFICATE REQUEST-----; } >bad");
     refused("a signature that is not of the key");

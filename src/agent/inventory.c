@@ -204,7 +204,18 @@ static json_t *addresses(void)
     return array;
 }
 
-// Ports that are listened on, from /proc/net/tcp and tcp6: "sl local:PORT remote ST …".
+// 127.0.0.0/8, also as IPv6, and ::1, as the kernel prints them on little-endian
+// machines.
+static bool is_loopback(const char *hex)
+{
+    static const char mapped[] = "0000000000000000FFFF0000";
+    if (str_starts(hex, mapped))
+        hex += strlen(mapped);
+    return (strlen(hex) == 8 && strcmp(hex + 6, "7F") == 0) ||
+           strcmp(hex, "00000000000000000000000001000000") == 0;
+}
+
+// Ports that others can reach, from /proc/net/tcp and tcp6: "sl local:PORT remote ST …".
 static void add_listening(const char *path, json_t *array)
 {
     AUTO(buf_done) struct buf b = BUF_INIT(4 * MIB);
@@ -214,10 +225,11 @@ static void add_listening(const char *path, json_t *array)
     char *save = NULL;
     for (char *line = strtok_r(b.data, "\n", &save); line;
          line = strtok_r(NULL, "\n", &save)) {
+        char local[33];
         unsigned port, state;
-        if (sscanf(line, " %*u: %*[0-9A-Fa-f]:%x %*[0-9A-Fa-f]:%*x %x", &port, &state) !=
-                2 ||
-            state != 0x0a || json_array_size(array) >= PORTS_MAX)
+        if (sscanf(line, " %*u: %32[0-9A-F]:%x %*[0-9A-F]:%*x %x", local, &port,
+                   &state) != 3 ||
+            state != 0x0a || is_loopback(local) || json_array_size(array) >= PORTS_MAX)
             continue;
         bool known = false;
         for (size_t i = 0; i < json_array_size(array); i++)

@@ -97,13 +97,30 @@ static int hello(struct caller *c, const struct ask *a, json_t **ret, struct err
     return *ret ? 0 : err_set(e, ERR_FAILED, "a name on this server is not text");
 }
 
+// A port of the agent's own is no service of this server: its copy does not have it.
+static void leave_out(json_t *ports, const char *ours)
+{
+    const char *colon = ours ? strrchr(ours, ':') : NULL;
+    for (size_t i = json_array_size(ports); colon && i-- > 0;) {
+        char port[24];
+        snprintf(port, sizeof(port), "%lld",
+                 (long long)json_integer_value(json_array_get(ports, i)));
+        if (strcmp(colon + 1, port) == 0)
+            json_array_remove(ports, i);
+    }
+}
+
 static int look(struct caller *c, const struct ask *a, json_t **ret, struct err *e)
 {
     struct source *s = c->source;
     (void)a;
     if (!s->tracking && source_find_disks(s, e))
         return -1;
-    return inventory(&s->disks, s->o->offline, ret, e);
+    if (inventory(&s->disks, s->o->offline, ret, e))
+        return -1;
+    leave_out(json_object_get(*ret, "listening"), s->config.listen);
+    leave_out(json_object_get(*ret, "listening"), s->config.plain);
+    return 0;
 }
 
 static int arm(struct caller *c, const struct ask *a, json_t **ret, struct err *e)

@@ -8,7 +8,7 @@ struct migrate_options {
     uint64_t rate;
     struct strings networks, luks_keys;
     bool all_blocks, allow_path, start, no_convert;
-    uint64_t max_downtime, delta_every;
+    uint64_t max_downtime, delta_every, probe_timeout;
     const char *until;
 };
 
@@ -51,6 +51,12 @@ static const struct opt options[] = {
      .arg = "TIME",
      .help = "bring what changed so often while it waits (default: 60s)",
      .offset = offsetof(struct migrate_options, delta_every)},
+    {.name = "probe-timeout",
+     .type = OPT_MS,
+     .arg = "TIME",
+     .help = "of a server that runs, with --start: how long the started machine may take "
+             "to answer where the source did (default: 3m)",
+     .offset = offsetof(struct migrate_options, probe_timeout)},
     {.name = "verify",
      .type = OPT_CHOICE,
      .arg = "HOW",
@@ -127,6 +133,7 @@ static int run(const struct globals *g, void *values, const struct strings *args
         .method = o->method,
         .max_downtime_ms = o->max_downtime,
         .delta_every_ms = o->delta_every,
+        .probe_timeout_ms = o->probe_timeout,
         .until_ready = o->until != NULL,
     };
     if (o->verify && verify_from_name(o->verify, &request.verify))

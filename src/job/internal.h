@@ -55,6 +55,8 @@ int phase_copy_undo(struct job *j, struct err *e);
 int phase_verify(struct job *j, struct err *e);
 int phase_convert(struct job *j, struct err *e);
 int phase_convert_undo(struct job *j, struct err *e);
+// ERR_REFUSED: the machine runs.
+int overlays_unused(struct job *j, struct err *e);
 int phase_flatten(struct job *j, struct err *e);
 int phase_import(struct job *j, struct err *e);
 int phase_import_undo(struct job *j, struct err *e);

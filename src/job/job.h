@@ -28,7 +28,8 @@ struct job_request {
     const char *method; // "auto" "offline" "block"; of a job never "auto"
     // Of a running source, 0: not said.
     uint64_t max_downtime_ms, delta_every_ms;
-    bool until_ready; // stays there until `godwit cutover`
+    uint64_t probe_timeout_ms; // for a started machine to answer
+    bool until_ready;          // stays there until `godwit cutover`
 };
 json_t *job_request_json(const struct job_request *r);
 // The strings of *ret belong to `j`, which must outlive it; job_request_done frees the

@@ -5,8 +5,8 @@
 //     {"cutover": {"state", "token"}, "steps": [{"name", "ms"}], "downtime_ms",
 //      "quiesce": [{"name", "ms"}] on the source, "forecast": before the cutover
 //      {"freeze_ms", "downtime_ms", "dirty_rate", "throughput"},
-//      "distrusted": {tracker: why}, "disks": [{"epoch", "hash_round", "hash_epoch",
-//      "round"}]}
+//      "probes": ["ADDRESS:PORT"], "launched_with": bytes, "distrusted": {tracker: why},
+//      "disks": [{"epoch", "hash_round", "hash_epoch", "round"}]}
 #pragma once
 
 #include "job/forecast.h"
@@ -93,6 +93,13 @@ int live_round(struct job *j, struct err *e);
 bool live_has_first(const struct job *j);
 // By hashes, whatever the tracker says; before every round from now on.
 bool live_unknown(const struct job *j, size_t i);
+
+// --- probe.c: is the target seen to serve?
+
+// What of the running source is reached from here: "probes" of the report.
+void live_find_probes(struct job *j);
+// Until one of them answers. Not seen and success: there is none. ERR_RETRY: in vain.
+int live_probe(struct job *j, bool *ret_seen, struct err *e);
 
 // --- phases
 

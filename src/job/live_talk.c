@@ -23,7 +23,8 @@ static int new_rate(struct job *j, const json_t *rate, struct err *e)
 {
     char text[16];
     j->request.rate = (uint64_t)json_integer_value(rate);
-    rate_set(j->live.rate, j->request.rate);
+    if (j->live.rate) // the source has been opened
+        rate_set(j->live.rate, j->request.rate);
     json_object_set_new(j->row.request, "rate",
                         json_integer((json_int_t)j->request.rate));
     if (j->request.rate)

@@ -26,6 +26,19 @@ int phase_convert_undo(struct job *j, struct err *e)
     return remove_overlays(j, e);
 }
 
+int overlays_unused(struct job *j, struct err *e)
+{
+    for (size_t i = 0; i < j->place.n_disks; i++) {
+        const char *path = j->place.disks[i].overlay;
+        AUTO(fd_close) int fd = open(path, O_RDWR | O_CLOEXEC);
+        if (fd < 0 && errno != ENOENT)
+            return err_errno(e, errno, "opening %s", path);
+        if (fd >= 0 && disk_lock(fd, path, true, e))
+            return err_wrap(e, "%s has to be off", j->row.name);
+    }
+    return 0;
+}
+
 static void set_final(struct job *j, size_t i, const char *path, const char *format)
 {
     struct cloud_disk *d = &j->place.disks[i];

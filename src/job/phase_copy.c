@@ -222,3 +222,29 @@ int phase_verify(struct job *j, struct err *e)
     }
     return 0;
 }
+
+// --- when it is asked for
+
+int job_verify(struct store *s, uint64_t id, enum verify_mode mode,
+               const struct job_ui *ui, struct copy_result *ret, struct err *e)
+{
+    AUTO(job_done) struct job j = {.store = s, .ui = ui, .lock_fd = -1};
+    if (job_take(&j, id, e))
+        return -1;
+    if (!json_is_true(json_object_get(j.row.report, "copied")))
+        return err_set(e, ERR_REFUSED, "job %llu has not copied its disks yet",
+                       (unsigned long long)id);
+    if (job_place(&j, e))
+        return -1;
+    struct copy_result sum = {0};
+    for (size_t i = 0; i < j.place.n_disks; i++) {
+        struct copy_result one = {0};
+        if (verify_disk(&j, i, mode, &one, e))
+            return -1;
+        sum.verified += one.verified;
+        sum.verify_ms += one.verify_ms;
+        memcpy(sum.digest, one.digest, HASH_LEN);
+    }
+    *ret = sum;
+    return 0;
+}

@@ -204,9 +204,11 @@ int phase_live_convert(struct job *j, struct err *e)
 static int import_and_launch(struct job *j, struct err *e)
 {
     uint64_t written = 0;
-    if (phase_import(j, e) || phase_launch(j, e))
+    if (phase_import(j, e))
         return -1;
-    // What a rollback says would be lost is counted from here.
+    if (json_object_get(j->row.report, "launched_with"))
+        return phase_launch(j, e); // an earlier process did, or was about to
+    // What a rollback says is lost is counted from here.
     for (size_t i = 0; i < j->place.n_disks; i++) {
         struct stat st;
         if (!stat(j->place.disks[i].overlay, &st))
@@ -214,7 +216,7 @@ static int import_and_launch(struct job *j, struct err *e)
     }
     json_object_set_new(j->row.report, "launched_with",
                         json_integer((json_int_t)written));
-    return 0;
+    return job_save(j, e) || phase_launch(j, e) ? -1 : 0;
 }
 
 int phase_live_launch(struct job *j, struct err *e)
@@ -226,6 +228,9 @@ int phase_live_launch(struct job *j, struct err *e)
 
 int phase_live_serve(struct job *j, struct err *e)
 {
+    bool seen = false;
+    if (j->request.start && live_state(j) < LIVE_SERVING && live_probe(j, &seen, e))
+        return -1;
     for (size_t i = 0; i < j->place.n_disks; i++) {
         AUTO(map_close) struct map *m = NULL;
         uint8_t digest[HASH_LEN];
@@ -240,12 +245,17 @@ int phase_live_serve(struct job *j, struct err *e)
                  "the source is fenced and %s was not started: start it yourself, or "
                  "`godwit rollback %llu`",
                  j->row.name, (unsigned long long)j->row.id);
-    return j->request.start ? live_set_state(j, LIVE_SERVING, e) : 0;
+    return seen ? live_set_state(j, LIVE_SERVING, e) : 0;
 }
 
 static bool wants_convert(const struct job_request *r)
 {
     return !r->no_convert;
+}
+
+static bool wants_start(const struct job_request *r)
+{
+    return r->start;
 }
 
 const struct phase live_phases[] = {
@@ -259,6 +269,6 @@ const struct phase live_phases[] = {
     {"convert", "making the guest boot on virtio, on an overlay", phase_live_convert,
      phase_convert_undo, wants_convert},
     {"launch", "defining the machine", phase_live_launch, phase_import_undo, NULL},
-    {"serve", "closing the books", phase_live_serve, NULL, NULL},
+    {"serve", "waiting for the machine to answer", phase_live_serve, NULL, wants_start},
     {0},
 };

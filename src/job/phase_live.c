@@ -148,6 +148,8 @@ int phase_live_inspect(struct job *j, struct err *e)
         return -1;
     if (job_target(j, e))
         return -1;
+    if (live_state(j) < LIVE_FENCED)
+        live_find_probes(j);
     if (j->request.start && !j->target->ops->launch)
         return err_set(e, ERR_REFUSED, "%s only keeps files: --start is for libvirt",
                        j->row.target);
@@ -170,11 +172,12 @@ int phase_live_copy(struct job *j, struct err *e)
 
 // --- rounds
 
-static uint64_t phase_ms(const struct job_row *row, const char *name)
+// Of "phases" or "steps".
+static uint64_t took_ms(const struct job_row *row, const char *list, const char *name)
 {
     size_t i;
     json_t *p;
-    json_array_foreach(json_object_get(row->report, "phases"), i, p)
+    json_array_foreach(json_object_get(row->report, list), i, p)
     {
         if (strcmp(json_string_value(json_object_get(p, "name")), name) == 0)
             return (uint64_t)json_integer_value(json_object_get(p, "ms"));
@@ -187,14 +190,18 @@ struct measured {
     uint64_t ms;
 };
 
-// The newest job that came to its end counts.
+// The newest job that came to its end counts; of one that was live its last cutover.
 static int measure(void *context, const struct job_row *row, struct err *e)
 {
     struct measured *m = context;
     (void)e; // a visitor that cannot fail
-    if (strcmp(row->state, "done") == 0 && phase_ms(row, "convert"))
-        m->ms = phase_ms(row, "convert") + phase_ms(row, "import") +
-                (m->start ? phase_ms(row, "launch") : 0);
+    const char *list = json_object_get(row->report, "steps") ? "steps" : "phases";
+    if (strcmp(row->state, "done") != 0 || !took_ms(row, list, "convert"))
+        return 0;
+    m->ms = took_ms(row, list, "convert") + took_ms(row, list, "import");
+    if (m->start)
+        m->ms += took_ms(row, list, "launch") + took_ms(row, list, "import and launch") +
+                 took_ms(row, list, "answer");
     return 0;
 }
 

@@ -29,7 +29,7 @@ json_t *job_request_json(const struct job_request *r)
 {
     return json_pack(
         "{s:s, s:s, s:s?, s:I, s:s, s:b, s:b, s:b, s:b, s:s?, s:i, s:o, s:o, s:s?, s:s?, "
-        "s:I, s:I, s:b}",
+        "s:I, s:I, s:I, s:b}",
         "source", r->source, "target", r->target, "name", r->name, "rate",
         (json_int_t)r->rate, "verify", verify_names[r->verify], "all_blocks",
         (int)r->all_blocks, "allow_path", (int)r->allow_any_path, "start", (int)r->start,
@@ -37,7 +37,8 @@ json_t *job_request_json(const struct job_request *r)
         "networks", list_json(&r->networks), "luks_key_files",
         list_json(&r->luks_key_files), "root", r->root, "method", r->method,
         "max_downtime_ms", (json_int_t)r->max_downtime_ms, "delta_every_ms",
-        (json_int_t)r->delta_every_ms, "until_ready", (int)r->until_ready);
+        (json_int_t)r->delta_every_ms, "probe_timeout_ms",
+        (json_int_t)r->probe_timeout_ms, "until_ready", (int)r->until_ready);
 }
 
 static void read_list(const json_t *j, const char *name, struct strings *out)
@@ -83,6 +84,7 @@ int job_request_read(const json_t *j, struct job_request *ret, struct err *e)
         .method = text(j, "method"),
         .max_downtime_ms = number(j, "max_downtime_ms"),
         .delta_every_ms = number(j, "delta_every_ms"),
+        .probe_timeout_ms = number(j, "probe_timeout_ms"),
         .until_ready = flag(j, "until_ready"),
     };
     const char *verify = text(j, "verify");

@@ -39,7 +39,8 @@ struct machine {
     struct machine_nic *nics;
     size_t n_nics;
     json_t *guest; // facts as guest/ reports them (distribution, kernels, addresses),
-                   // NULL: not looked at
+                   // NULL: not looked at; of a server that runs its addresses and the
+                   // ports that it listens on ("listening")
     char *
         running_as; // libvirt XML of a live domain: not NULL when its disks may be in use
 };

@@ -28,3 +28,4 @@ int link_call(struct link *l, const char *method, const char *path, const json_t
 // nbd_options.connect; context: struct link.
 int link_data(void *link, int *ret_fd, struct err *e);
 const char *link_name(const struct link *l); // for messages
+bool link_dials(const struct link *l);       // we the agent; false: it us

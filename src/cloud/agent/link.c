@@ -249,3 +249,8 @@ const char *link_name(const struct link *l)
 {
     return l->name;
 }
+
+bool link_dials(const struct link *l)
+{
+    return l->address != NULL;
+}

@@ -28,8 +28,8 @@
 #include <linux/if_packet.h>
 #include <linux/rtnetlink.h>
 #include <netinet/in.h>
+#include <openssl/rand.h>
 #include <sys/epoll.h>
-#include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
@@ -82,8 +82,8 @@ int gate_new(struct gate **ret, struct err *e)
         listen_to(g, g->links, "the network's cards", e))
         return -1;
     // Locally administered, of no group.
-    if (getrandom(g->borrowed, sizeof(g->borrowed), 0) != sizeof(g->borrowed))
-        return err_errno(e, errno, "no random numbers");
+    if (RAND_bytes(g->borrowed, sizeof(g->borrowed)) != 1) // works below Linux 3.17 too
+        return err_set(e, ERR_FAILED, "no random numbers");
     g->borrowed[0] = (uint8_t)((g->borrowed[0] & 0xfe) | 0x02);
     *ret = steal(g);
     return 0;

@@ -126,7 +126,7 @@ int filter_end(struct err *e);
 // --- question.c: who asks for us, and what is answered
 
 struct question {
-    bool call; // TCP to the agent's port; else: who has our address?
+    bool call; // a connection to the agent's port begins; else: who has our address?
     struct address who;
     uint8_t mac[6]; // of who asks for an address
 };

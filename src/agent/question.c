@@ -26,6 +26,9 @@
 #define NDP_SOLICITED_OVERRIDE 0x60
 #define NDP_OPTION_TARGET 2
 #define V4_LEN 20
+#define TCP_FLAGS 13 // RFC 9293, 3.1
+#define TCP_SYN 0x02
+#define TCP_ACK 0x10
 #define PROBE_MS 500
 
 static struct address address_of(unsigned char family, const uint8_t *bytes)
@@ -35,15 +38,25 @@ static struct address address_of(unsigned char family, const uint8_t *bytes)
     return a;
 }
 
+// Whether the TCP segment at `at` begins a connection. What is left of those that were
+// open when we fell silent is sent again for a while, and calls nobody.
+static bool begins(const uint8_t *frame, size_t len, size_t at)
+{
+    return at + TCP_FLAGS < len &&
+           (frame[at + TCP_FLAGS] & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+}
+
 bool question_parse(uint16_t protocol, const uint8_t *frame, size_t len,
                     struct question *ret)
 {
     struct question q = {0};
     if (protocol == ETH_P_ARP && len >= ARP_LEN && get_be16(frame + 6) == ARP_REQUEST)
         q.who = address_of(AF_INET, frame + 14);
-    else if (protocol == ETH_P_IP && len >= V4_LEN && frame[9] == IPPROTO_TCP)
+    else if (protocol == ETH_P_IP && len >= V4_LEN && frame[9] == IPPROTO_TCP &&
+             begins(frame, len, (size_t)(frame[0] & 15) * 4))
         q = (struct question){.call = true, .who = address_of(AF_INET, frame + 12)};
-    else if (protocol == ETH_P_IPV6 && len >= IP6_LEN && frame[6] == IPPROTO_TCP)
+    else if (protocol == ETH_P_IPV6 && len >= IP6_LEN && frame[6] == IPPROTO_TCP &&
+             begins(frame, len, IP6_LEN))
         q = (struct question){.call = true, .who = address_of(AF_INET6, frame + 8)};
     else if (protocol == ETH_P_IPV6 && len >= IP6_LEN + NDP_LEN &&
              frame[6] == IPPROTO_ICMPV6 && frame[IP6_LEN] == NDP_SOLICIT)

@@ -25,6 +25,7 @@ const struct tracker_ops *const trackers[] = {
 
 struct tracking {
     struct tracking_options o;
+    char *bpf_dir; // what o.bpf_dir points to: needed when another tracker is chosen
     struct track_state state;
     struct tracker *tracker; // NULL: none works
     char none[160];          // why
@@ -207,6 +208,8 @@ int tracking_start(const struct tracking_options *o, struct tracking **ret, stru
         free(t);
         return -1;
     }
+    t->bpf_dir = o->bpf_dir ? xstrdup(o->bpf_dir) : NULL;
+    t->o.bpf_dir = t->bpf_dir;
     if (lost != NULL)
         choose(t, lost[0] ? lost : NULL);
     else if (!go_on(t))
@@ -398,5 +401,6 @@ void tracking_stop(struct tracking *t, bool keep)
     if (!keep)
         track_state_remove(t->o.run_dir);
     track_state_close(&t->state);
+    free(t->bpf_dir);
     free(t);
 }

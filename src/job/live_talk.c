@@ -68,10 +68,27 @@ static void set(json_t *o, const char *name, uint64_t value)
     json_object_set_new(o, name, json_integer((json_int_t)value));
 }
 
+// Behind the source's end what was told of the rounds stays; the state goes on.
+static void tell_state(struct job *j)
+{
+    AUTO(json_free) json_t *o = NULL;
+    struct err ignored; // it is for the eye
+    if (store_live(j->store, j->row.id, &o, &ignored))
+        return;
+    json_object_set_new(o, "state", json_string(live_state_names[live_state(j)]));
+    json_object_set_new(o, "phase", json_string(j->row.phase));
+    set(o, "at", clock_wall());
+    (void)store_live_save(j->store, j->row.id, o, &ignored);
+}
+
 void live_tell(struct job *j, bool now, const struct copy_progress *p)
 {
     struct live *l = &j->live;
     const struct forecast *f = &l->forecast;
+    if (!l->source) {
+        tell_state(j);
+        return;
+    }
     // Nothing inside the freeze waits for the store's disk.
     if (l->freeze_until_ms || (!now && clock_ms() - l->told_ms < TELL_MS))
         return;

@@ -124,14 +124,26 @@ static const struct rig_layer {
      true},
 };
 
+// Its node may be there without the kernel's part.
+static bool rig_has_target(const struct rig_layer *l)
+{
+    struct err e;
+    char line[256];
+    char *argv[] = {"sh", "-c", line, NULL};
+    (void)snprintf(line, sizeof(line),
+                   "modprobe -q %s; dmsetup targets 2> /dev/null | grep -q '^%s '",
+                   l->module, l->module + strlen("dm-"));
+    return proc_run(argv, NULL, &e) == 0;
+}
+
 __attribute__((unused)) static void rig_put_layer(struct rig *r, const char *what)
 {
     for (size_t i = 0; i < ARRAY_LEN(rig_layers); i++) {
         const struct rig_layer *l = &rig_layers[i];
         if (strcmp(l->what, what) != 0)
             continue;
-        if (l->mapped && access("/dev/mapper/control", R_OK | W_OK) < 0)
-            rig_skip("this kernel has no device-mapper");
+        if (l->mapped && !rig_has_target(l))
+            rig_skip("this kernel has no device-mapper with that target");
         (void)snprintf(
             r->node, sizeof(r->node), "%s%s%s", l->mapped ? "/dev/mapper/godwit-" : "",
             l->mapped ? r->name : r->whole, strcmp(what, "partition") == 0 ? "p2" : "");

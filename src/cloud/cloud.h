@@ -95,11 +95,9 @@ struct cloud_ops {
     //   commit    the token's freeze becomes a fence that only `release` or the server's
     //             console lifts; ERR_REFUSED: the deadline has come first
     //   distrust  a tracker (as the harvest called it) that missed a write is not used
-    //   for
-    //             this job again: another one begins, or none, and no disk is known.
-    //             *ret_tracker: what is used now, free() it
-    //   release   thaws, un-isolates, un-fences; `forget`: stops tracking, the job is
-    //   over
+    //             again for this job: another one begins, or none, and no disk is
+    //             known. *ret_tracker: what is used now, free() it
+    //   release   thaws, un-isolates, un-fences; `forget`: stops tracking, the job ends
     int (*arm)(struct cloud *c, const struct cloud_live *live, struct cloud_harvest *ret,
                struct err *e);
     int (*view)(struct cloud *c, size_t disk, enum cloud_view view, uint64_t id,

@@ -85,14 +85,14 @@ void live_tell(struct job *j, bool now, const struct copy_progress *p)
 {
     struct live *l = &j->live;
     const struct forecast *f = &l->forecast;
-    if (!l->source) {
-        tell_state(j);
-        return;
-    }
     // Nothing inside the freeze waits for the store's disk.
     if (l->freeze_until_ms || (!now && clock_ms() - l->told_ms < TELL_MS))
         return;
     l->told_ms = clock_ms();
+    if (!l->source) {
+        tell_state(j);
+        return;
+    }
     AUTO(json_free)
     json_t *o = json_pack("{s:s, s:s*, s:s*}", "state", live_state_names[live_state(j)],
                           "phase", j->row.phase, "tracker", l->harvest.tracker);

@@ -152,16 +152,6 @@ static int cut_over(struct job *j, bool *ret_again, struct err *e)
     return live_set_state(j, LIVE_FENCED, e);
 }
 
-// Before its copy runs: a connection left open has the source's kernel ask whether we are
-// still there, and a switch then sends it what is meant for the copy, which has the same
-// MAC. The replicas are closed too: QEMU opens them next.
-static void leave_source(struct job *j)
-{
-    uint64_t round = j->live.round;
-    live_close(j);
-    j->live.round = round; // is shown
-}
-
 int phase_live_cutover(struct job *j, struct err *e)
 {
     struct live *l = &j->live;
@@ -184,7 +174,10 @@ int phase_live_cutover(struct job *j, struct err *e)
                 return -1;
         if (!cut_over(j, &again, e)) {
             AUTO(json_free) json_t *done = json_pack("{s:n}", "cutover");
-            leave_source(j);
+            // Before its copy runs: a connection left open has the source's kernel ask
+            // whether we are still there, and a switch then sends it what is meant for
+            // the copy, which has the same MAC. And QEMU opens the replicas next.
+            live_close(j);
             return store_wish_change(j->store, j->row.id, done, e);
         }
         if (!again)

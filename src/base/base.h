@@ -244,6 +244,9 @@ char *json_text(const json_t *j);
 int json_file_read(const char *path, size_t ceiling, json_t **ret, struct err *e);
 int json_file_write(const char *path, const json_t *j, struct err *e);
 bool json_can_hold(const char *text); // it is UTF-8
+// A member of an object. No such: NULL; 0, as below zero.
+const char *json_text_at(const json_t *object, const char *name);
+uint64_t json_u64_at(const json_t *object, const char *name);
 
 enum json_type_wanted {
     JSON_FIELD_STRING,

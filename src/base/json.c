@@ -69,6 +69,17 @@ int json_file_write(const char *path, const json_t *j, struct err *e)
     return file_write(path, text, strlen(text), 0600, e);
 }
 
+const char *json_text_at(const json_t *object, const char *name)
+{
+    return json_string_value(json_object_get(object, name));
+}
+
+uint64_t json_u64_at(const json_t *object, const char *name)
+{
+    json_int_t n = json_integer_value(json_object_get(object, name));
+    return n > 0 ? (uint64_t)n : 0;
+}
+
 bool json_can_hold(const char *text)
 {
     AUTO(json_free) json_t *j = json_string(text); // NULL: not UTF-8

@@ -3,17 +3,6 @@
 // text; table cells are cleaned of what a terminal would obey.
 #include "cmd/session.h"
 
-static const char *text(const json_t *j, const char *name)
-{
-    return json_string_value(json_object_get(j, name));
-}
-
-static uint64_t number(const json_t *j, const char *name)
-{
-    json_int_t n = json_integer_value(json_object_get(j, name));
-    return n > 0 ? (uint64_t)n : 0;
-}
-
 static void add_server(const struct machine *m, struct buf *out)
 {
     const json_t *system = json_object_get(m->guest, "system");
@@ -26,23 +15,26 @@ static void add_server(const struct machine *m, struct buf *out)
                 m->firmware == FIRMWARE_UEFI ? "UEFI" : "BIOS", m->n_nics,
                 m->n_nics == 1 ? "" : "s");
     table_cell(&t, "system");
-    table_cell(&t, text(system, "os"));
+    table_cell(&t, json_text_at(system, "os"));
     table_cell(&t, "kernel");
-    table_cell(&t, text(system, "kernel"));
+    table_cell(&t, json_text_at(system, "kernel"));
     table_cell(&t, "hardware");
-    table_cellf(&t, "%s %s", text(system, "vendor") ? text(system, "vendor") : "",
-                text(system, "product") ? text(system, "product") : "");
+    table_cellf(&t, "%s %s",
+                json_text_at(system, "vendor") ? json_text_at(system, "vendor") : "",
+                json_text_at(system, "product") ? json_text_at(system, "product") : "");
     table_cell(&t, "agent");
-    table_cellf(&t, "%s, %s", text(agent, "agent") ? text(agent, "agent") : "?",
-                text(agent, "fenced")  ? "fenced: its copy may run"
-                : number(agent, "job") ? "tracks changes"
-                                       : "idle");
-    if (number(agent, "job")) {
+    table_cellf(&t, "%s, %s",
+                json_text_at(agent, "agent") ? json_text_at(agent, "agent") : "?",
+                json_text_at(agent, "fenced") ? "fenced: its copy may run"
+                : json_u64_at(agent, "job")   ? "tracks changes"
+                                              : "idle");
+    if (json_u64_at(agent, "job")) {
         table_cell(&t, "migrated by");
         table_cellf(&t, "job %llu of %s, tracker %s",
-                    (unsigned long long)number(agent, "job"),
-                    text(agent, "owner") ? text(agent, "owner") : "?",
-                    text(agent, "tracker") ? text(agent, "tracker") : "none");
+                    (unsigned long long)json_u64_at(agent, "job"),
+                    json_text_at(agent, "owner") ? json_text_at(agent, "owner") : "?",
+                    json_text_at(agent, "tracker") ? json_text_at(agent, "tracker")
+                                                   : "none");
     }
     table_print(&t, out);
 }
@@ -63,11 +55,11 @@ static void add_disks(const struct machine *m, struct buf *out)
     json_array_foreach(json_object_get(m->guest, "disks"), i, disk)
     {
         char size[16];
-        table_cell(&t, text(disk, "name"));
-        table_cell(&t, str_bytes(number(disk, "size"), size));
-        table_cell(&t, text(disk, "bus"));
-        table_cell(&t, text(disk, "model"));
-        table_cell(&t, text(disk, "serial"));
+        table_cell(&t, json_text_at(disk, "name"));
+        table_cell(&t, str_bytes(json_u64_at(disk, "size"), size));
+        table_cell(&t, json_text_at(disk, "bus"));
+        table_cell(&t, json_text_at(disk, "model"));
+        table_cell(&t, json_text_at(disk, "serial"));
     }
     buf_str(out, "\n");
     table_print(&t, out);
@@ -84,11 +76,11 @@ static void add_volumes(const struct machine *m, struct buf *out)
     json_array_foreach(json_object_get(m->guest, "volumes"), i, volume)
     {
         char size[16], used[16];
-        table_cell(&t, text(volume, "where"));
-        table_cell(&t, text(volume, "type"));
-        table_cell(&t, str_bytes(number(volume, "size"), size));
-        table_cell(&t, str_bytes(number(volume, "used"), used));
-        table_cell(&t, text(volume, "source"));
+        table_cell(&t, json_text_at(volume, "where"));
+        table_cell(&t, json_text_at(volume, "type"));
+        table_cell(&t, str_bytes(json_u64_at(volume, "size"), size));
+        table_cell(&t, str_bytes(json_u64_at(volume, "used"), used));
+        table_cell(&t, json_text_at(volume, "source"));
         table_cell(&t, json_is_true(json_object_get(volume, "read_only")) ? "read-only"
                        : json_is_true(json_object_get(volume, "can_freeze"))
                            ? "frozen"
@@ -107,8 +99,9 @@ static void add_network(const struct machine *m, struct buf *out)
     json_array_foreach(json_object_get(m->guest, "addresses"), i, j)
     {
         table_cell(&t, "address");
-        table_cellf(&t, "%s %s", text(j, "interface") ? text(j, "interface") : "?",
-                    text(j, "address") ? text(j, "address") : "?");
+        table_cellf(&t, "%s %s",
+                    json_text_at(j, "interface") ? json_text_at(j, "interface") : "?",
+                    json_text_at(j, "address") ? json_text_at(j, "address") : "?");
     }
     json_array_foreach(json_object_get(m->guest, "listening"), i, j)
         buf_printf(&ports, "%s%lld", i ? ", " : "", (long long)json_integer_value(j));

@@ -41,16 +41,6 @@ json_t *job_row_json(struct store *s, const struct job_row *job)
     return j;
 }
 
-static uint64_t number(const json_t *object, const char *name)
-{
-    return (uint64_t)json_integer_value(json_object_get(object, name));
-}
-
-static const char *text(const json_t *object, const char *name)
-{
-    return json_string_value(json_object_get(object, name));
-}
-
 static void add_phases(const json_t *phases, struct buf *out)
 {
     AUTO(table_done) struct table t = {.n_columns = 2, .right = " r"};
@@ -59,9 +49,9 @@ static void add_phases(const json_t *phases, struct buf *out)
     json_t *phase;
     json_array_foreach((json_t *)phases, i, phase)
     {
-        table_cellf(&t, "  %s", text(phase, "name"));
-        table_cellf(&t, "%.2f s", (double)number(phase, "ms") / 1000.0);
-        total += number(phase, "ms");
+        table_cellf(&t, "  %s", json_text_at(phase, "name"));
+        table_cellf(&t, "%.2f s", (double)json_u64_at(phase, "ms") / 1000.0);
+        total += json_u64_at(phase, "ms");
     }
     if (!i)
         return;
@@ -79,13 +69,13 @@ static void add_steps(const json_t *report, struct buf *out)
     json_t *step;
     json_array_foreach(json_object_get(report, "steps"), i, step)
     {
-        table_cellf(&t, "  %s", text(step, "name"));
-        table_cellf(&t, "%.2f s", (double)number(step, "ms") / 1000.0);
+        table_cellf(&t, "  %s", json_text_at(step, "name"));
+        table_cellf(&t, "%.2f s", (double)json_u64_at(step, "ms") / 1000.0);
     }
     if (!i)
         return;
     table_cell(&t, "  downtime");
-    table_cellf(&t, "%.2f s", (double)number(report, "downtime_ms") / 1000.0);
+    table_cellf(&t, "%.2f s", (double)json_u64_at(report, "downtime_ms") / 1000.0);
     buf_str(out, "\n");
     table_print(&t, out);
 }
@@ -104,12 +94,12 @@ static void add_disks(const json_t *disks, struct buf *out)
     json_array_foreach((json_t *)disks, i, disk)
     {
         char bytes[16];
-        table_cell(&t, text(disk, "name"));
+        table_cell(&t, json_text_at(disk, "name"));
         for (size_t n = 0; n < ARRAY_LEN(sizes); n++)
             table_cell(&t, json_object_get(disk, sizes[n])
-                               ? str_bytes(number(disk, sizes[n]), bytes)
+                               ? str_bytes(json_u64_at(disk, sizes[n]), bytes)
                                : NULL);
-        table_cell(&t, text(disk, "final"));
+        table_cell(&t, json_text_at(disk, "final"));
     }
     if (!i)
         return;
@@ -125,7 +115,7 @@ static void add_list(const json_t *list, const char *title, const char *member,
     json_array_foreach((json_t *)list, i, item)
     {
         const char *line =
-            json_is_string(item) ? json_string_value(item) : text(item, member);
+            json_is_string(item) ? json_string_value(item) : json_text_at(item, member);
         AUTO(table_done) struct table t = {.n_columns = 1};
         table_cellf(&t, "%s: %s", title, line ? line : "?");
         table_print(&t, out);
@@ -157,11 +147,11 @@ void job_print(struct store *s, const struct globals *g, const struct job_row *j
     const json_t *cutover = json_object_get(job->report, "cutover");
     if (cutover) {
         table_cell(&t, "cutover");
-        table_cell(&t, text(cutover, "state"));
+        table_cell(&t, json_text_at(cutover, "state"));
     }
     table_cell(&t, "updated");
     table_cell(&t, updated);
-    const char *system = text(json_object_get(job->report, "guest"), "pretty");
+    const char *system = json_text_at(json_object_get(job->report, "guest"), "pretty");
     if (system) {
         table_cell(&t, "guest");
         table_cell(&t, system);

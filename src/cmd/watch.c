@@ -11,22 +11,17 @@
 
 #define EVERY_US 500000
 
-static uint64_t number(const json_t *object, const char *name)
-{
-    return (uint64_t)json_integer_value(json_object_get(object, name));
-}
-
 static void bytes_cell(struct table *t, const json_t *live, const char *name)
 {
     char text[16];
-    table_cell(t,
-               json_object_get(live, name) ? str_bytes(number(live, name), text) : NULL);
+    table_cell(t, json_object_get(live, name) ? str_bytes(json_u64_at(live, name), text)
+                                              : NULL);
 }
 
 static void time_cell(struct table *t, const json_t *live, const char *name)
 {
     if (json_object_get(live, name))
-        table_cellf(t, "%.1f s", (double)number(live, name) / 1000);
+        table_cellf(t, "%.1f s", (double)json_u64_at(live, name) / 1000);
     else
         table_cell(t, NULL);
 }
@@ -45,12 +40,13 @@ static void draw(struct store *s, const struct job_row *job, const json_t *live,
     table_cell(&t, job_state(s, job));
     table_cell(&t, job->phase);
     table_cell(&t, json_string_value(json_object_get(live, "state")));
-    table_cellf(&t, "%llu", (unsigned long long)number(live, "round"));
+    table_cellf(&t, "%llu", (unsigned long long)json_u64_at(live, "round"));
     bytes_cell(&t, live, "changed");
     table_cell(&t, json_string_value(json_object_get(live, "disk")));
-    if (number(live, "total"))
+    if (json_u64_at(live, "total"))
         table_cellf(&t, "%.0f %%",
-                    (double)number(live, "done") * 100 / (double)number(live, "total"));
+                    (double)json_u64_at(live, "done") * 100 /
+                        (double)json_u64_at(live, "total"));
     else
         table_cell(&t, NULL);
     bytes_cell(&t, live, "dirty_rate");

@@ -20,11 +20,6 @@ static json_t *disk_of(const struct job *j, size_t i)
     return job_disk((struct job *)j, i); // made if need be: the report is no secret
 }
 
-static uint64_t number(const json_t *disk, const char *name)
-{
-    return (uint64_t)json_integer_value(json_object_get(disk, name));
-}
-
 static void set_number(json_t *disk, const char *name, uint64_t value)
 {
     json_object_set_new(disk, name, json_integer((json_int_t)value));
@@ -32,7 +27,7 @@ static void set_number(json_t *disk, const char *name, uint64_t value)
 
 static void add_number(json_t *disk, const char *name, uint64_t more)
 {
-    set_number(disk, name, number(disk, name) + more);
+    set_number(disk, name, json_u64_at(disk, name) + more);
 }
 
 // Epochs have 64 bits, JSON's integers 63.
@@ -302,7 +297,7 @@ static int round_disk(struct job *j, size_t i, uint64_t id, struct err *e)
         j->ui->disk_done(j->ui->context);
     if (status)
         return -1;
-    if (number(disk, "hash_round") == id)
+    if (json_u64_at(disk, "hash_round") == id)
         json_object_set(disk, "epoch", json_object_get(disk, "hash_epoch"));
     set_number(disk, "round", id);
     add_number(disk, "read", r.final.read);

@@ -52,16 +52,6 @@ static void read_list(const json_t *j, const char *name, struct strings *out)
     }
 }
 
-static const char *text(const json_t *j, const char *name)
-{
-    return json_string_value(json_object_get(j, name));
-}
-
-static uint64_t number(const json_t *j, const char *name)
-{
-    return (uint64_t)json_integer_value(json_object_get(j, name));
-}
-
 static bool flag(const json_t *j, const char *name)
 {
     return json_is_true(json_object_get(j, name));
@@ -70,24 +60,24 @@ static bool flag(const json_t *j, const char *name)
 int job_request_read(const json_t *j, struct job_request *ret, struct err *e)
 {
     struct job_request r = {
-        .source = text(j, "source"),
-        .target = text(j, "target"),
-        .name = text(j, "name"),
-        .rate = number(j, "rate"),
+        .source = json_text_at(j, "source"),
+        .target = json_text_at(j, "target"),
+        .name = json_text_at(j, "name"),
+        .rate = json_u64_at(j, "rate"),
         .all_blocks = flag(j, "all_blocks"),
         .allow_any_path = flag(j, "allow_path"),
         .start = flag(j, "start"),
         .no_convert = flag(j, "no_convert"),
-        .format = text(j, "format"),
+        .format = json_text_at(j, "format"),
         .accel = (enum accel)json_integer_value(json_object_get(j, "accel")),
-        .root = text(j, "root"),
-        .method = text(j, "method"),
-        .max_downtime_ms = number(j, "max_downtime_ms"),
-        .delta_every_ms = number(j, "delta_every_ms"),
-        .probe_timeout_ms = number(j, "probe_timeout_ms"),
+        .root = json_text_at(j, "root"),
+        .method = json_text_at(j, "method"),
+        .max_downtime_ms = json_u64_at(j, "max_downtime_ms"),
+        .delta_every_ms = json_u64_at(j, "delta_every_ms"),
+        .probe_timeout_ms = json_u64_at(j, "probe_timeout_ms"),
         .until_ready = flag(j, "until_ready"),
     };
-    const char *verify = text(j, "verify");
+    const char *verify = json_text_at(j, "verify");
     if (!r.source || !r.target || !verify || verify_from_name(verify, &r.verify))
         return err_set(e, ERR_FAILED, "the job's request in the store is not readable");
     read_list(j, "networks", &r.networks);

@@ -1,14 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Reading that gives way: the server's own I/O comes first. The kernel counts requests
-// and the time that they took for each disk (Documentation/block/stat.rst); less our own
-// that is the others' mean latency. Once a second we pause for a moment and see what it
-// is without us; while it is more than a fifth higher with us, we read more slowly, else
-// faster. On a disk that nobody else uses there is no limit and no pause.
-//
-// Means and not the 99th percentile, because that is what every kernel counts. What they
-// do not show is the request that waits behind a row of ours: beside a load there is one
-// of ours at a time, and a small one. bench/pace holds what the percentile comes to.
-#include "agent/block.h"
+// Reading that gives way: the server's own I/O comes first. Twice a second and more
+// often the time that others' requests take is judged (latency.c): of those beside ours
+// no more than one in a hundred may take a fifth longer than all but one in a hundred
+// took while we paused, which is every two seconds for a moment. With too many of them we
+// read more slowly, else faster. On a disk that nobody else uses there is no limit and no
+// pause. Beside a load there is one request of ours at a time, and a small one, so that
+// none waits behind a row of them. bench/pace holds what it comes to.
+#include "agent/latency.h"
 #include "agent/source.h"
 
 #include <time.h>
@@ -17,16 +15,24 @@
 #define PIECE ((size_t)256 * 1024)
 #define PIECE_LOADED ((size_t)64 * 1024)
 #define WINDOW_NS (UINT64_C(100) * 1000 * 1000)
-#define WINDOWS_PER_ROUND 20 // of which the first two are without us,
-#define WINDOWS_ALONE 2      // the first for what is still under way
-#define OTHERS_MIN 2         // requests of others in a window that make it a load
+#define MIXED_NS (3 * WINDOW_NS) // some of it with us, some of it without
+#define WINDOWS_PER_ROUND 20     // of which the first two are without us,
+#define WINDOWS_ALONE 2          // the first for what is still under way
+#define WINDOWS_JUDGED 10        // at most, for a slow load
+#define WINDOWS_QUIET 10         // after so many there is no load any more
+#define OTHERS_MIN 2             // requests of others in a window that make it a load
+#define OTHERS_JUDGED 200        // requests that are enough to judge
+#define OTHERS_ALONE 20          // that are enough to know what it is like without us
 #define RATE_MIN (512.0 * 1024)
-#define RATE_START (32.0 * 1024 * 1024)
+#define RATE_START (8.0 * 1024 * 1024)
 #define RATE_MAX (16.0 * 1024 * 1024 * 1024)
-#define WORSE 1.2
+#define SHARE 0.01 // of the requests that may take longer
+#define LONGER 2   // buckets of a histogram: a fifth
+#define MEMORY 0.9 // of what was without us two seconds before
 #define SLOWER 0.7
-#define FASTER 1.15
-#define WEIGHT 0.3 // of the newest window
+#define FASTER 1.25
+#define TOO_MANY(n) ((n)*0.0125 > 1.5 ? (n)*0.0125 : 1.5)
+#define FEW(n) ((n)*0.0075 > 0.5 ? (n)*0.0075 : 0.5)
 
 struct pace {
     pthread_mutex_t lock; // for all below
@@ -34,14 +40,17 @@ struct pace {
     unsigned n_busy;      // of our requests
     char *name;           // of the disk in /sys/block
     bool off;
-    struct sys_stat at;   // when this window began
-    uint64_t window_ns;   // when
-    unsigned window;      // of the round
-    uint64_t own, own_ns; // our requests in this window, and their time
-    bool loaded;          // others use the disk
-    double alone, with;   // their mean latency, ms; 0: not known yet
-    double rate;          // bytes a second for us, while loaded
-    uint64_t next_ns;     // when the next request may go
+    struct latency *latency; // NULL: not looked at yet
+    uint64_t window_ns;      // when this window began
+    unsigned window;         // of the round
+    uint64_t own, own_ns;    // our requests in this window, and their time
+    bool loaded;             // others use the disk
+    unsigned n_quiet;        // windows without others, in a row
+    struct histogram alone;  // others' requests without us
+    struct histogram with;   // with us, since we last judged,
+    unsigned n_with;         // in so many windows
+    double rate;             // bytes a second for us, while loaded
+    uint64_t next_ns;        // when the next request may go
 };
 
 struct pace *pace_new(const char *disk)
@@ -51,7 +60,6 @@ struct pace *pace_new(const char *disk)
     pthread_cond_init(&p->ended, NULL);
     p->name = xstrdup(disk);
     p->window_ns = clock_ns();
-    (void)sys_stat(disk, &p->at, &(struct err){0}); // what was before is no load
     p->rate = RATE_START;
     return p;
 }
@@ -60,6 +68,7 @@ void pace_free(struct pace *p)
 {
     if (!p)
         return;
+    latency_close(p->latency);
     free(p->name);
     pthread_cond_destroy(&p->ended);
     pthread_mutex_destroy(&p->lock);
@@ -73,48 +82,52 @@ void pace_off(struct pace *p, bool off)
     pthread_mutex_unlock(&p->lock);
 }
 
-static void blend(double *mean, double value)
-{
-    *mean = *mean > 0 ? WEIGHT * value + (1 - WEIGHT) * *mean : value;
-}
-
 static void adjust(struct pace *p)
 {
-    if (p->alone <= 0 || p->with <= 0)
+    double n = histogram_sum(&p->with, 0);
+    if (histogram_sum(&p->alone, 0) < OTHERS_ALONE ||
+        (n < OTHERS_JUDGED && p->n_with < WINDOWS_JUDGED))
         return;
-    p->rate *= p->with > p->alone * WORSE ? SLOWER : FASTER;
+    double over = histogram_sum(&p->with, histogram_quantile(&p->alone, SHARE) + LONGER);
+    p->rate *= over > TOO_MANY(n) ? SLOWER : over < FEW(n) ? FASTER : 1;
     p->rate = p->rate < RATE_MIN ? RATE_MIN : p->rate > RATE_MAX ? RATE_MAX : p->rate;
+    p->with = (struct histogram){0};
+    p->n_with = 0;
 }
 
-// A window is over: what it was like for the others.
+// A window of a load is over: what it was like for the others. In the first of a round
+// requests of ours may still have been under way.
+static void look(struct pace *p, const struct histogram *others, bool ours)
+{
+    if (!ours && p->window > 0) {
+        histogram_scale(&p->alone, MEMORY);
+        histogram_add(&p->alone, others);
+    } else if (p->window > 0) {
+        histogram_add(&p->with, others);
+        p->n_with++;
+        adjust(p);
+    }
+    p->window = (p->window + 1) % WINDOWS_PER_ROUND;
+}
+
 static void next_window(struct pace *p, uint64_t now)
 {
-    struct sys_stat c;
-    struct err ignored; // no counters: no pace
+    struct histogram others;
+    bool mixed = now - p->window_ns > MIXED_NS, ours = p->own > 0;
     p->window_ns = now;
-    if (sys_stat(p->name, &c, &ignored))
-        return;
-    uint64_t requests = c.requests - p->at.requests, ticks = c.busy_ms - p->at.busy_ms;
-    uint64_t own_ms = p->own_ns / 1000000;
-    uint64_t others = requests > p->own ? requests - p->own : 0;
-    double latency =
-        others ? (double)(ticks > own_ms ? ticks - own_ms : 0) / (double)others : 0;
-    bool was_loaded = p->loaded;
-    p->loaded = others >= OTHERS_MIN;
-    if (p->loaded && !was_loaded) {
-        p->window = 0; // begins with a look without us
-        p->alone = p->with = 0;
-    } else if (p->loaded) {
-        // A mean of 0 ms is one below the counters' grain.
-        if (p->window > 0)
-            blend(p->window < WINDOWS_ALONE ? &p->alone : &p->with,
-                  latency > 0.01 ? latency : 0.01);
-        if (p->window >= WINDOWS_ALONE)
-            adjust(p);
-        p->window = (p->window + 1) % WINDOWS_PER_ROUND;
-    }
-    p->at = c;
+    if (!p->latency)
+        p->latency = latency_open(p->name);
+    bool known = latency_read(p->latency, p->own, p->own_ns, &others);
     p->own = p->own_ns = 0;
+    if (!known || mixed) // without counters there is no pace
+        return;
+    p->n_quiet = histogram_sum(&others, 0) < OTHERS_MIN ? p->n_quiet + 1 : 0;
+    bool was_loaded = p->loaded;
+    p->loaded = p->n_quiet < WINDOWS_QUIET && (was_loaded || p->n_quiet == 0);
+    if (p->loaded && was_loaded)
+        look(p, &others, ours);
+    else
+        p->window = 0; // a load begins with a look without us
 }
 
 // How long to wait before reading `len` bytes.

@@ -5,6 +5,8 @@
 // stack: the agent's memory is locked while file systems are frozen.
 #include "agent/source.h"
 
+#include "agent/latency.h"
+
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -175,6 +177,7 @@ static void serve_wire(struct connection *c, struct err *e)
         return;
     }
     struct serve_options exports = source_exports(c->source);
+    latency_own();
     (void)serve_connection(fd, &exports, e);
 }
 
@@ -184,6 +187,7 @@ static void serve_plain(struct connection *c, struct err *e)
     exports.tls = c->source->tls;
     exports.only_peer = GODWIT_NAME;
     give_way(NICE);
+    latency_own();
     (void)serve_connection(steal_fd(&c->fd), &exports, e); // told by e
 }
 

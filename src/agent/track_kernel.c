@@ -40,7 +40,7 @@ int track_kernel(const char *name, struct track_kernel *ret, struct err *e)
 int track_both(const struct track_disk *d, struct tracker *t, size_t i, uint64_t ms,
                uint64_t *ret_kernel, struct track_seen *ret_seen, struct err *e)
 {
-    uint64_t until = clock_ms() + ms;
+    uint64_t until = clock_ms() + ms, least = UINT64_MAX;
     for (;;) {
         struct track_seen seen, later;
         uint64_t before, after;
@@ -49,9 +49,14 @@ int track_both(const struct track_disk *d, struct tracker *t, size_t i, uint64_t
         if (sectors(d->name, &before, e) < 0 || t->ops->seen(t, i, &seen, e) < 0 ||
             sectors(d->name, &after, e) < 0 || t->ops->seen(t, i, &later, e) < 0)
             return -1;
-        *ret_kernel = before;
-        *ret_seen = later;
-        if (before == after && seen.sectors == later.sectors)
+        // On a disk that never rests: those between which the least was written.
+        uint64_t between = after - before + (later.sectors - seen.sectors);
+        if (between < least) {
+            least = between;
+            *ret_kernel = before;
+            *ret_seen = later;
+        }
+        if (between == 0)
             return 0;
         if (clock_ms() >= until)
             return err_set(e, ERR_RETRY, "%s is being written", d->name);

@@ -5,6 +5,8 @@
 // "peer_port", "own_port"}: who may call, and who asks on its behalf.
 #include "agent/source.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <unistd.h>
 
@@ -39,6 +41,15 @@ int fence_write(const char *state_dir, const struct fence *f, struct err *e)
     if (!j)
         return err_set(e, ERR_FAILED, "the fence's token is not text");
     return dir_make(state_dir, 0700, e) || json_file_write(path, j, e) ? -1 : 0;
+}
+
+// What was made or taken away there outlives a power cut.
+int fence_sync(const char *state_dir, struct err *e)
+{
+    AUTO(fd_close) int fd = open(state_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0 || fsync(fd))
+        return err_errno(e, errno, "sync folder %s", state_dir);
+    return 0;
 }
 
 bool fence_there(const char *state_dir)
@@ -89,8 +100,14 @@ int fence_apply(const char *state_dir, struct fence *ret, struct err *e)
     return 0;
 }
 
+// The file last: whoever is killed before that finds a fence the next time, and nobody is
+// left cut off without one. But as long as it is there an agent may isolate anew.
 int fence_lift(const char *state_dir, struct err *e)
 {
     AUTO(str_free) char *path = path_join(state_dir, "fenced");
-    return file_remove(path, e) || isolate_end(e) ? -1 : 0;
+    if (isolate_end(e))
+        return -1;
+    if (!fence_there(state_dir))
+        return 0;
+    return file_remove(path, e) || fence_sync(state_dir, e) || isolate_end(e) ? -1 : 0;
 }

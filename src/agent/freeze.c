@@ -304,12 +304,20 @@ static int freeze_failed(const struct volume_mount *m, int error, struct err *e)
     return err_errno(e, error, "cannot freeze %s", m->where);
 }
 
+static int freeze_too_long(uint64_t deadline_ms, struct err *e)
+{
+    return err_set(e, ERR_RETRY,
+                   "freezing took longer than the %llu ms that were allowed",
+                   (unsigned long long)deadline_ms);
+}
+
 int freeze_begin(const struct volume_mounts *m, uint64_t deadline_ms, struct freeze **ret,
                  struct err *e)
 {
     AUTO(freeze_free) struct freeze *f = NULL;
     size_t i = 0;
     int error = 0;
+    uint64_t end = clock_ms() + deadline_ms, now;
     if (deadline_ms == 0)
         return err_set(e, ERR_USAGE, "freezing needs a deadline");
     if (freeze_new(m, false, &f, e))
@@ -318,7 +326,10 @@ int freeze_begin(const struct volume_mounts *m, uint64_t deadline_ms, struct fre
     for (size_t k = 0; k < f->n; k++)
         if (syncfs(f->fds[k]) < 0)
             return err_errno(e, errno, "cannot sync %s", m->v[k].where);
-    timer_set(f, deadline_ms);
+    now = clock_ms();
+    if (now >= end)
+        return freeze_too_long(deadline_ms, e);
+    timer_set(f, end - now);
     atomic_store(&f->page->begun_ns, clock_ns());
     for (; i < f->n && !error && freeze_holds(f); i++)
         error = freeze_one(f, i);
@@ -330,9 +341,7 @@ int freeze_begin(const struct volume_mounts *m, uint64_t deadline_ms, struct fre
     thaw_all(f); // before anything is written into the error
     if (error)
         return freeze_failed(&m->v[i - 1], error, e);
-    return err_set(e, ERR_RETRY,
-                   "freezing took longer than the %llu ms that were allowed",
-                   (unsigned long long)deadline_ms);
+    return freeze_too_long(deadline_ms, e);
 }
 
 int freeze_commit(struct freeze *f, struct err *e)

@@ -3,8 +3,9 @@
 // a server must never stay cut off because of us. It needs no file, and its memory is
 // locked, so that frozen file systems do not stop it. (The freeze has one of its own.)
 // After a commit it has no deadline, but lifts the isolation of an agent that died before
-// its fence was written. While one lives that a dead agent left, no other begins: it
-// would lift an isolation that is not its own.
+// its fence was written; behind that the next agent keeps it, and until then we do: what
+// is acknowledged in between the copy would not have. While one lives that a dead agent
+// left, no other begins: it would lift an isolation that is not its own.
 #include "agent/source.h"
 
 #include <errno.h>
@@ -24,7 +25,7 @@ struct lease {
     int fd; // closing it lifts the isolation, KEEP before that keeps it
 };
 
-static _Noreturn void watch(int fd, uint64_t end_ms)
+static _Noreturn void watch(int fd, uint64_t end_ms, const char *state_dir)
 {
     char byte;
     struct err e;
@@ -44,7 +45,8 @@ static _Noreturn void watch(int fd, uint64_t end_ms)
         if (r > 0 || (r == 0 && clock_ms() >= end_ms))
             break;
     }
-    _exit(isolate_end(&e) ? 1 : 0);
+    bool fenced = end_ms == UINT64_MAX && fence_there(state_dir);
+    _exit(!fenced && isolate_end(&e) ? 1 : 0);
 }
 
 // Held by the process that lifts, as long as it lives.
@@ -62,13 +64,13 @@ static int lock(const char *run_dir, int *ret_fd, struct err *e)
     return 0;
 }
 
-int lease_begin(const char *run_dir, uint64_t deadline_ms, struct lease **ret,
+int lease_begin(const struct source_options *o, uint64_t deadline_ms, struct lease **ret,
                 struct err *e)
 {
     int pair[2];
     uint64_t end = clock_ms() + deadline_ms;
     AUTO(fd_close) int held = -1;
-    if (lock(run_dir, &held, e))
+    if (lock(o->run_dir, &held, e))
         return -1;
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair))
         return err_errno(e, errno, "making a socket pair");
@@ -80,7 +82,7 @@ int lease_begin(const char *run_dir, uint64_t deadline_ms, struct lease **ret,
                 close(fd);
         }
         signal(SIGTERM, SIG_IGN); // a service manager ends all of a unit
-        watch(pair[1], end);
+        watch(pair[1], end, o->state_dir);
     }
     close(pair[1]);
     if (pid < 0) {

@@ -6,6 +6,9 @@
 //       │         │            │
 //       └─────────┴────────────┴── release, the deadline, or our death: all undone
 //
+// Freeze and isolation end by themselves, by processes of their own; the hooks are told
+// by us, or by the next agent. RUN/quiesced says that they have to be.
+//
 // A commit takes the deadline away first; from then on only a release with its token, or
 // somebody on the console, lets this server be reached again.
 #include "agent/source.h"
@@ -80,12 +83,17 @@ static int isolate(struct source *s, const struct caller *c, uint64_t deadline_m
 {
     let_pass(s, c);
     struct isolation keep = fence_isolation(&s->fence);
-    if (lease_begin(s->o->run_dir, deadline_ms, &s->lease, e))
+    if (lease_begin(s->o, deadline_ms, &s->lease, e))
         return -1;
     return isolate_begin(&keep, ret_gap, e);
 }
 
-static int freeze(struct source *s, uint64_t deadline_ms, struct err *e)
+static int too_late(const char *what, struct err *e)
+{
+    return err_set(e, ERR_RETRY, "the %s took all of the time until the deadline", what);
+}
+
+static int freeze(struct source *s, uint64_t end_ms, struct err *e)
 {
     struct volume_mounts mounts = {0};
     if (mounts_list(&s->disks, &mounts, e))
@@ -93,7 +101,9 @@ static int freeze(struct source *s, uint64_t deadline_ms, struct err *e)
     // Page faults of ours on a frozen file system would wait for the thaw. Refused (no
     // right, no memory): the agent is small and has run already.
     (void)freeze_lock_memory();
-    int status = freeze_begin(&mounts, deadline_ms, &s->freeze, e);
+    uint64_t now = clock_ms();
+    int status = now < end_ms ? freeze_begin(&mounts, end_ms - now, &s->freeze, e)
+                              : too_late("isolation", e);
     mounts_done(&mounts);
     return status;
 }
@@ -107,13 +117,12 @@ static int take_steps(struct source *s, const struct caller *c, uint64_t deadlin
     add_step(steps, "hooks", &since);
     uint64_t now = clock_ms();
     if (now >= end)
-        return err_set(e, ERR_RETRY, "the hooks took all of the %llu ms",
-                       (unsigned long long)deadline_ms);
+        return too_late("hooks", e);
     if (isolate(s, c, end - now, ret_gap, e))
         return -1;
     add_step(steps, "isolate", &since);
     s->deadline_ms = end;
-    if (freeze(s, end - clock_ms(), e))
+    if (freeze(s, end, e))
         return -1;
     s->frozen_at_ms = clock_ms();
     source_pace_off(s, true);
@@ -167,13 +176,13 @@ static int stay_isolated(struct source *s, const struct caller *c, struct err *e
 // is left of it. Until it is written our death lifts the isolation.
 static int write_fence(struct source *s, struct err *e)
 {
-    AUTO(str_free) char *path = marker(s);
-    if (!fence_there(s->o->state_dir) && fence_write(s->o->state_dir, &s->fence, e))
+    const char *dir = s->o->state_dir;
+    if (fence_there(dir) ? fence_sync(dir, e) : fence_write(dir, &s->fence, e))
         return -1;
     lease_end(s->lease, true);
     s->lease = NULL;
     source_guard(s, true);
-    return file_remove(path, e);
+    return 0;
 }
 
 int quiesce_commit(struct source *s, const struct caller *c, const char *token,
@@ -226,7 +235,8 @@ void quiesce_recover(struct source *s)
     AUTO(str_free) char *path = marker(s);
     uint64_t ignored;
     struct err e;
-    if (s->fenced || access(path, F_OK))
+    bool holds = source_is_frozen(s) && clock_ms() < s->deadline_ms;
+    if (s->fenced || holds || access(path, F_OK))
         return;
     if (undo(s, &ignored, &e))
         log_line(LOG_ERROR, "%s", e.text);

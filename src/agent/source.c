@@ -23,6 +23,7 @@
 #define HANDSHAKE_MS 10000
 #define REDIAL_MS 1000
 #define TICK_MS 200
+#define LISTEN_TICK_MS 1000 // what came to its deadline is looked for
 #define END_MS 2000
 #define NICE 5 // of threads that read disks: the server's own work comes first
 #define GODWIT_NAME "godwit" // in its certificate (pki_make)
@@ -267,6 +268,15 @@ static void look_after_gate(struct source *s)
     pthread_mutex_unlock(&s->lock);
 }
 
+// Not while a call is answered: that knows by itself, and the next tick comes.
+static void look_after_deadline(struct source *s)
+{
+    if (pthread_mutex_trylock(&s->lock))
+        return;
+    quiesce_recover(s);
+    pthread_mutex_unlock(&s->lock);
+}
+
 static int listen_loop(struct source *s, struct err *e)
 {
     while (!cancel_requested()) {
@@ -274,7 +284,7 @@ static int listen_loop(struct source *s, struct err *e)
                              {.fd = s->plain_listener, .events = POLLIN},
                              {.fd = gate_fd(s->gate), .events = POLLIN},
                              {.fd = cancel_fd(), .events = POLLIN}};
-        if (poll(p, ARRAY_LEN(p), -1) < 0 && errno != EINTR)
+        if (poll(p, ARRAY_LEN(p), LISTEN_TICK_MS) < 0 && errno != EINTR)
             return err_errno(e, errno, "waiting for connections");
         if (p[0].revents)
             accept_one(s, s->listener, false);
@@ -282,6 +292,7 @@ static int listen_loop(struct source *s, struct err *e)
             accept_one(s, s->plain_listener, true);
         if (p[2].revents)
             look_after_gate(s);
+        look_after_deadline(s);
     }
     return 0;
 }
@@ -319,6 +330,7 @@ static int dial_loop(struct source *s, struct err *e)
         (void)poll(p, ARRAY_LEN(p), (int)wait);
         if (p[1].revents)
             look_after_gate(s);
+        look_after_deadline(s);
     }
     return 0;
 }

@@ -143,12 +143,13 @@ int quiesce_commit(struct source *s, const struct caller *c, const char *token,
                    struct err *e);
 int quiesce_release(struct source *s, const char *token, uint64_t *ret_frozen_ms,
                     struct err *e);
-// Ends what an earlier process left quiesced; nothing where there is a fence.
+// Ends what an earlier process left quiesced, or what was at its deadline; nothing where
+// there is a fence.
 void quiesce_recover(struct source *s);
 
 // lease.c: a process of its own that lifts the isolation at the deadline, or when we die
 struct lease;
-int lease_begin(const char *run_dir, uint64_t deadline_ms, struct lease **ret,
+int lease_begin(const struct source_options *o, uint64_t deadline_ms, struct lease **ret,
                 struct err *e);
 bool lease_commit(struct lease *l);         // no deadline any more; false: it has come
 void lease_end(struct lease *l, bool keep); // keep: the isolation stays
@@ -182,6 +183,7 @@ int agent_uninstall(const char *root, bool force, struct err *e);
 // fence.c: what a commit leaves on the disk; before it, who may pass
 struct isolation fence_isolation(const struct fence *f); // points into f
 int fence_write(const char *state_dir, const struct fence *f, struct err *e);
+int fence_sync(const char *state_dir, struct err *e);
 bool fence_there(const char *state_dir);
 // ret->token empty: no fence. When there is one nobody is let through from then on.
 int fence_apply(const char *state_dir, struct fence *ret, struct err *e);

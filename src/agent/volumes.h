@@ -61,7 +61,8 @@ void freeze_settled(const struct volume_mounts *m, struct strings *ret);
 bool freeze_lock_memory(void);
 struct freeze;
 // sync, then all of them; what cannot be frozen is synced. From the first on an
-// independent, memory-locked process thaws everything at the deadline, or when we die.
+// independent, memory-locked process thaws everything at the deadline, which counts from
+// this call on, or when we die.
 // Nothing stays frozen when this fails. Needs no memory, no file and no program
 // afterwards.
 int freeze_begin(const struct volume_mounts *m, uint64_t deadline_ms, struct freeze **ret,

@@ -6,6 +6,7 @@
 
 #include "agent/block.h"
 
+#include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <time.h>
 
@@ -18,11 +19,21 @@ static int sectors(const char *name, uint64_t *ret, struct err *e)
     return 0;
 }
 
+// Which of all disks that ever had this name. Before 5.15 the number of its folder: that
+// of another disk gets another one.
+static uint64_t number(const char *name)
+{
+    uint64_t seq = sys_number(name, "diskseq");
+    AUTO(str_free) char *path = xasprintf("/sys/block/%s/.", name);
+    struct stat st;
+    return seq || stat(path, &st) < 0 ? seq : st.st_ino;
+}
+
 int track_kernel(const char *name, struct track_kernel *ret, struct err *e)
 {
     struct track_kernel k = {
         .size = sys_number(name, "size") * 512,
-        .seq = sys_number(name, "diskseq"),
+        .seq = number(name),
         .counts = sys_number(name, "queue/iostats") == 1,
     };
     AUTO(str_free) char *path = xasprintf("/sys/block/%s/dev", name);

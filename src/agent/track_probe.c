@@ -157,7 +157,8 @@ static uint64_t place(int fd)
     return ask->fm_extents[0].fe_physical;
 }
 
-static int compare(const struct track_disk *d, struct tracker *t, size_t i,
+// rested: the counts of the beginning are of one moment.
+static int compare(const struct track_disk *d, struct tracker *t, size_t i, bool rested,
                    uint64_t kernel, const struct track_seen *seen, struct err *e)
 {
     uint64_t kernel_now;
@@ -170,7 +171,7 @@ static int compare(const struct track_disk *d, struct tracker *t, size_t i,
     }
     if (now.sectors - seen->sectors < BLOCK / 512)
         return err_set(e, ERR_REFUSED, "it did not see a write to %s", d->name);
-    if (rest && kernel_now - kernel > now.sectors - seen->sectors)
+    if (rested && rest && kernel_now - kernel > now.sectors - seen->sectors)
         return err_set(e, ERR_REFUSED, "it saw %llu of %llu sectors written to %s",
                        (unsigned long long)(now.sectors - seen->sectors),
                        (unsigned long long)(kernel_now - kernel), d->name);
@@ -192,12 +193,14 @@ int track_probe(const struct track_disk *d, struct tracker *t, size_t i,
     if (block == NULL)
         return err_set(e, ERR_FAILED, "no memory for a block");
     memset(block, 'g', BLOCK);
-    if (track_both(d, t, i, REST_MS, &kernel, &seen, e) < 0 && e->code != ERR_RETRY)
+    bool rested = track_both(d, t, i, REST_MS, &kernel, &seen, e) == 0;
+    if (!rested && e->code != ERR_RETRY)
         return -1;
     if (fd_pwrite(fd, block, BLOCK, 0) < 0 || fdatasync(fd) < 0)
         return 0; // a full or failing file system says nothing about the tracker
     uint64_t at = start == PLACE_UNKNOWN ? PLACE_UNKNOWN : place(fd);
-    if (t->ops->harvest(t, i, pending, e) < 0 || compare(d, t, i, kernel, &seen, e) < 0)
+    if (t->ops->harvest(t, i, pending, e) < 0 ||
+        compare(d, t, i, rested, kernel, &seen, e) < 0)
         return -1;
     uint64_t granule = at == PLACE_UNKNOWN ? 0 : (start + at) >> pending->shift;
     if (at != PLACE_UNKNOWN && (granule >= pending->n || !pending->v[granule]))

@@ -9,7 +9,7 @@
 
 struct track_record { // of one disk
     char name[32], serial[80];
-    uint64_t size, seq; // seq: the kernel's number of this very disk, 0: not told
+    uint64_t size, seq; // seq: the kernel's number of this very disk
     uint32_t major, minor;
     bool known;
     bool broken; // the tracker failed its test here: never known

@@ -149,10 +149,13 @@ static bool try_all(struct tracking *t, bool all)
 }
 
 // Another tracker from the beginning. `why`: the reason by which what was known is lost,
-// NULL: nothing was.
+// NULL: nothing was. It is said first: whoever is killed behind that may have started a
+// tracker, with which the next one goes on.
 static void choose(struct tracking *t, const char *why)
 {
     struct track_head *h = t->state.head;
+    for (size_t i = 0; i < t->o.n_disks && why; i++)
+        forget(&h->disks[i], "%s", why);
     remove_old_pins(t);
     h->token = track_random();
     h->tracker[0] = 0;
@@ -237,7 +240,8 @@ static void check(struct tracking *t, size_t disk)
         return;
     if (track_kernel(d->name, &k, &e) < 0)
         forget(r, "gone: %.140s", e.text);
-    else if (k.major != d->major || k.minor != d->minor || k.seq != r->seq)
+    else if (k.major != d->major || k.minor != d->minor || k.seq != r->seq ||
+             k.sectors < r->kernel)
         forget(r, "another disk has its name");
     else if (k.size != d->size)
         forget(r, "resized");

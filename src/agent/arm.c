@@ -62,13 +62,18 @@ int source_find_disks(struct source *s, struct err *e)
     return 0;
 }
 
+static const char *serial_of(const struct block_disk *d)
+{
+    return d->serial ? d->serial : "none";
+}
+
 // The disks as they are now, if they are others than those that are tracked.
 static int check_disks(struct source *s, struct err *e)
 {
     struct block_disks now = {0};
-    int status = 0;
     if (list_disks(s, &now, e))
         return -1;
+    int status = block_check_paths(&now, e);
     for (size_t i = 0; i < now.n && !status; i++) {
         const struct block_disk *d = &now.v[i];
         const struct block_disk *old = i < s->disks.n ? &s->disks.v[i] : NULL;
@@ -83,6 +88,12 @@ static int check_disks(struct source *s, struct err *e)
                              "now: discard the job and begin anew",
                              d->name, (unsigned long long)old->size,
                              (unsigned long long)s->job, (unsigned long long)d->size);
+        else if (strcmp(serial_of(old), serial_of(d)) != 0)
+            status = err_set(e, ERR_REFUSED,
+                             "disk %s had the serial number %s when job %llu began and "
+                             "has %s now: discard the job and begin anew",
+                             d->name, serial_of(old), (unsigned long long)s->job,
+                             serial_of(d));
     }
     if (!status && now.n < s->disks.n)
         status = err_set(e, ERR_REFUSED, "disk %s is gone since job %llu began",
@@ -237,7 +248,8 @@ int source_arm(struct source *s, uint64_t job, const char *owner, struct err *e)
         return -1;
     if (s->tracking && s->used)
         return check_disks(s, e);
-    if (!s->tracking && (source_find_disks(s, e) || start_tracking(s, e)))
+    if (!s->tracking && (source_find_disks(s, e) || block_check_paths(&s->disks, e) ||
+                         start_tracking(s, e)))
         return -1;
     if (source_settle(s, e)) {
         tracking_stop(s->tracking, false);
@@ -299,9 +311,8 @@ json_t *source_state(struct source *s, uint64_t id, char *const *lost)
         struct tracking_state state = tracking_state(s->tracking, i);
         const char *why = lost ? lost[i] : state.known ? NULL : state.why;
         AUTO(str_free)
-        char *identity =
-            xasprintf("%s serial %s size %llu", d->name, d->serial ? d->serial : "none",
-                      (unsigned long long)d->size);
+        char *identity = xasprintf("%s serial %s size %llu", d->name, serial_of(d),
+                                   (unsigned long long)d->size);
         json_array_append_new(
             disks, json_pack("{s:s, s:s, s:I, s:b, s:s*, s:I, s:I, s:I}", "name", d->name,
                              "identity", identity, "size", (json_int_t)d->size, "known",

@@ -173,6 +173,38 @@ int block_list(const struct strings *only, struct block_disks *ret, struct err *
     return 0;
 }
 
+// The multipath device that the disk is a path of; NULL: none.
+static char *multipath_of(const char *disk)
+{
+    AUTO(str_free) char *dir = xasprintf("/sys/block/%s/holders", disk);
+    DIR *list = opendir(dir);
+    char *found = NULL;
+    for (const struct dirent *x; list && !found && (x = readdir(list));) {
+        AUTO(str_free) char *uuid = sys_text("%s/%s/dm/uuid", dir, x->d_name);
+        if (uuid && str_starts(uuid, "mpath-"))
+            found = xstrdup(x->d_name);
+    }
+    if (list)
+        closedir(list);
+    return found;
+}
+
+int block_check_paths(const struct block_disks *d, struct err *e)
+{
+    AUTO(strings_done) struct strings devices = {0};
+    for (size_t i = 0; i < d->n; i++) {
+        AUTO(str_free) char *device = multipath_of(d->v[i].name);
+        if (device && strings_have(&devices, device))
+            return err_set(e, ERR_REFUSED,
+                           "disk %s is one of several paths to the disk %s: changes "
+                           "that go by several are not put together; leave it one path",
+                           d->v[i].name, device);
+        if (device)
+            strings_add(&devices, device);
+    }
+    return 0;
+}
+
 // --- what lies below
 
 static int place(const struct block_disks *d, dev_t dev, unsigned stack,

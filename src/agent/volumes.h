@@ -23,6 +23,9 @@ struct block_disks {
 // only: these alone, by name, loop devices too; NULL or empty: all that there are.
 int block_list(const struct strings *only, struct block_disks *ret, struct err *e);
 void block_disks_done(struct block_disks *d);
+// Is each of them a disk of its own? What is written through one of several paths to a
+// disk is no change of the others. ERR_REFUSED: two are paths of one multipath device.
+int block_check_paths(const struct block_disks *d, struct err *e);
 // The disks (indices into d) below a device, through partitions, device-mapper, md,
 // bcache and loop files; bits of *ret_disks. A device that lies on none: 0.
 int block_below(const struct block_disks *d, unsigned major, unsigned minor,

@@ -19,7 +19,7 @@
 //
 // An agent that dials cannot be called. It goes to godwit once a minute, if nobody else
 // answers for our address while the router, or godwit itself on the same link, answers
-// for its own: without that silence proves nothing.
+// for its own: without that silence proves nothing. In vain: it is shut at once.
 #include "agent/source.h"
 
 #include <errno.h>
@@ -41,7 +41,9 @@
 #define QUESTIONS 3    // until one is answered
 #define CALLS 2        // until there is a way in
 #define BORROWED_MAX 2 // answers from a sender of the moment
+#ifndef DIAL_EVERY_MS  // tests build agents with less patience
 #define DIAL_EVERY_MS 60000
+#endif
 #define PROBES_TO_ANSWER 1 // the asker waits for a second
 #define PROBES_TO_DIAL 3
 
@@ -234,6 +236,15 @@ static void answer(struct gate *g, struct asked *a, const struct question *q)
     question_send(&card, frame, len);
 }
 
+// A router of IPv6 asks from an address of the link (RFC 4861, 7.2.2), whichever of its
+// addresses the way leads over. Hosts do so only for what they send from there.
+static bool is_gateway(const struct gate *g, const struct address *who)
+{
+    bool link_local = who->family == AF_INET6 && who->bytes[0] == 0xfe &&
+                      (who->bytes[1] & 0xc0) == 0x80;
+    return address_is(who, &g->gateway) || (link_local && g->gateway.family == AF_INET6);
+}
+
 static void heard(struct gate *g, const struct sockaddr_ll *from, const uint8_t *frame,
                   size_t len)
 {
@@ -251,7 +262,7 @@ static void heard(struct gate *g, const struct sockaddr_ll *from, const uint8_t 
     bool by_peer = address_is(&q.who, &g->peer);
     struct asked *a = by_peer ? &g->by_peer : &g->by_gateway;
     if (!to_all || from->sll_halen != sizeof(q.mac) ||
-        (!by_peer && !address_is(&q.who, &g->gateway)) || !count(g, a, QUESTIONS))
+        (!by_peer && !is_gateway(g, &q.who)) || !count(g, a, QUESTIONS))
         return;
     memcpy(q.mac, from->sll_addr, sizeof(q.mac));
     answer(g, a, &q);
@@ -329,4 +340,10 @@ bool gate_may_dial(struct gate *g)
         return false;
     let_in(g);
     return true;
+}
+
+void gate_dialled_in_vain(struct gate *g)
+{
+    if (g->guards && g->open && !g->served)
+        shut(g);
 }

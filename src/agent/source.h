@@ -204,3 +204,4 @@ void gate_lift(struct gate *g);
 void gate_called(struct gate *g); // by godwit, and answered
 // Of an agent that dials; takes seconds now and then.
 bool gate_may_dial(struct gate *g);
+void gate_dialled_in_vain(struct gate *g);

@@ -42,10 +42,13 @@ static int enroll(const char *state_dir, const struct agent_options *o, const ch
     agent_token(token);
     const char *colon = o->at ? strrchr(o->at, ':') : NULL;
     AUTO(buf_done) struct buf out = BUF_INIT(4 * KIB);
+    // On a server without IPv6 [::] would be refused.
+    const char *way = !o->at            ? "--dial "
+                      : o->at[0] == '[' ? "--listen [::]"
+                                        : "--listen 0.0.0.0";
     // The token goes through a pipe: nobody sees it in the list of processes.
     buf_printf(&out, "echo %s | godwit-agent enroll %s%s && godwit-agent install\n",
-               token, o->at ? "--listen 0.0.0.0" : "--dial ",
-               o->at ? colon ? colon : "" : o->listen);
+               token, way, o->at ? colon ? colon : "" : o->listen);
     print_buf(&out);
     log_line(LOG_INFO,
              "run that line as root on %s, once; waiting until it is done (Ctrl-C gives "

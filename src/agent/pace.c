@@ -23,7 +23,7 @@
 #define OTHERS_MIN 2             // requests of others in a window that make it a load
 #define OTHERS_JUDGED 200        // requests that are enough to judge
 #define OTHERS_ALONE 20          // that are enough to know what it is like without us
-#define RATE_MIN (512.0 * 1024)
+#define RATE_MIN (512 * KIB)
 #define RATE_START (8.0 * 1024 * 1024)
 #define RATE_MAX (16.0 * 1024 * 1024 * 1024)
 #define SHARE 0.01 // of the requests that may take longer
@@ -38,6 +38,9 @@ struct pace {
     pthread_mutex_t lock; // for all below
     pthread_cond_t ended; // one of our requests
     unsigned n_busy;      // of our requests
+    unsigned n_held;      // readers that sleep so as to give way
+    uint64_t held_at;     // since when nothing is read for that alone; 0: something is
+    uint64_t held_ns;     // in all
     char *name;           // of the disk in /sys/block
     bool off;
     struct latency *latency; // NULL: not looked at yet
@@ -50,6 +53,7 @@ struct pace {
     struct histogram with;   // with us, since we last judged,
     unsigned n_with;         // in so many windows
     double rate;             // bytes a second for us, while loaded
+    double least;            // not below that
     uint64_t next_ns;        // when the next request may go
 };
 
@@ -61,6 +65,7 @@ struct pace *pace_new(const char *disk)
     p->name = xstrdup(disk);
     p->window_ns = clock_ns();
     p->rate = RATE_START;
+    p->least = RATE_MIN;
     return p;
 }
 
@@ -82,6 +87,31 @@ void pace_off(struct pace *p, bool off)
     pthread_mutex_unlock(&p->lock);
 }
 
+void pace_least(struct pace *p, uint64_t bytes_per_second)
+{
+    pthread_mutex_lock(&p->lock);
+    p->least = (double)max_u64(bytes_per_second, RATE_MIN);
+    p->rate = p->rate < p->least ? p->least : p->rate;
+    pthread_mutex_unlock(&p->lock);
+}
+
+// Called whenever n_held or n_busy has become another one.
+static void count_held(struct pace *p)
+{
+    uint64_t now = clock_ns();
+    p->held_ns += p->held_at ? now - p->held_at : 0;
+    p->held_at = p->n_held > 0 && p->n_busy == 0 ? now : 0;
+}
+
+uint64_t pace_held_ms(struct pace *p)
+{
+    pthread_mutex_lock(&p->lock);
+    count_held(p);
+    uint64_t ms = p->held_ns / 1000000;
+    pthread_mutex_unlock(&p->lock);
+    return ms;
+}
+
 static void adjust(struct pace *p)
 {
     double n = histogram_sum(&p->with, 0);
@@ -90,7 +120,7 @@ static void adjust(struct pace *p)
         return;
     double over = histogram_sum(&p->with, histogram_quantile(&p->alone, SHARE) + LONGER);
     p->rate *= over > TOO_MANY(n) ? SLOWER : over < FEW(n) ? FASTER : 1;
-    p->rate = p->rate < RATE_MIN ? RATE_MIN : p->rate > RATE_MAX ? RATE_MAX : p->rate;
+    p->rate = p->rate < p->least ? p->least : p->rate > RATE_MAX ? RATE_MAX : p->rate;
     p->with = (struct histogram){0};
     p->n_with = 0;
 }
@@ -160,13 +190,18 @@ static size_t wait_for_turn(struct pace *p, size_t len, uint64_t off)
         uint64_t ns = delay(p, n, clock_ns());
         if (ns == 0) {
             p->n_busy++;
+            count_held(p);
             pthread_mutex_unlock(&p->lock);
             return n;
         }
+        p->n_held++;
+        count_held(p);
         pthread_mutex_unlock(&p->lock);
         struct timespec t = {.tv_nsec = (long)min_u64(ns, WINDOW_NS)};
         nanosleep(&t, NULL);
         pthread_mutex_lock(&p->lock);
+        p->n_held--;
+        count_held(p);
     }
 }
 
@@ -176,6 +211,7 @@ static void end_turn(struct pace *p, uint64_t ns)
     p->own++;
     p->own_ns += ns;
     p->n_busy--;
+    count_held(p);
     pthread_cond_broadcast(&p->ended);
     pthread_mutex_unlock(&p->lock);
 }

@@ -85,6 +85,7 @@ struct source {
     } paces[64]; // of every disk that was ever found: connections use them
     size_t n_paces;
     struct tracking *tracking; // NULL: nothing is tracked
+    uint64_t harvested_ms;     // when it last was, 0: not yet
     struct used_set *used;     // NULL: not armed
     uint64_t job;              // 0: none
     char *owner;
@@ -158,6 +159,9 @@ void lease_end(struct lease *l, bool keep); // keep: the isolation stays
 struct pace *pace_new(const char *disk); // its name in /sys/class/block
 void pace_free(struct pace *p);
 void pace_off(struct pace *p, bool off); // nothing else is going on: as fast as it goes
+// Whatever the others suffer: rounds that read more slowly would never end.
+void pace_least(struct pace *p, uint64_t bytes_per_second);
+uint64_t pace_held_ms(struct pace *p); // for how long nothing was read so as to give way
 struct disk *paced_new(struct disk *next /* taken */, struct pace *pace /* borrowed */);
 
 // hooks.c: DIR/hooks.d/*, run as HOOK quiesce | HOOK resume

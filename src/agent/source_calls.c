@@ -241,10 +241,9 @@ HANDLER(commit)
 HANDLER(release)
 HANDLER(dial)
 
-#define HARVEST_REPLY                                                              \
-    "id, tracker, frozen, frozen_ms, deadline_ms, disks: [{name, identity, size, " \
-    "known, "                                                                      \
-    "why, epoch, changed, rewritten}]"
+#define HARVEST_REPLY                                                                 \
+    "id, tracker, frozen, frozen_ms, deadline_ms, held_ms, disks: [{name, identity, " \
+    "size, known, why, epoch, changed, rewritten}]"
 
 const struct call source_calls[] = {
     {{"GET", "/v1/hello", handle_hello},

@@ -52,6 +52,7 @@ struct cloud_harvest {
     char *tracker; // its name
     bool frozen;
     uint64_t frozen_ms, deadline_ms; // for how long, and how long it may go on
+    uint64_t held_ms; // for how long reading gave way to the server's own, in all
 };
 void cloud_harvest_done(struct cloud_harvest *h);
 enum cloud_view {

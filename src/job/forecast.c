@@ -10,6 +10,7 @@
 #define HARVESTS_MS 300     // the two harvests, flush and commit of a cutover
 #define SMALL_MS 600        // a last round that is not worth another one
 #define IN_VAIN_MAX 3
+#define HELD_MAX 0.95
 #define APART_MIN_MS 200 // between harvests
 #define GAIN 0.9
 #define DEADLINE_MIN_MS 5000
@@ -17,6 +18,16 @@
 static double blend(double old, double now)
 {
     return old > 0 ? WEIGHT * now + (1 - WEIGHT) * old : now;
+}
+
+// What was reached, or what could have been without giving way. Compressed, more than the
+// limit arrives.
+static double unheld_rate(const struct forecast_round *r)
+{
+    double held = r->held < HELD_MAX ? r->held : HELD_MAX;
+    double reached = (double)r->moved * 1000 / (double)max_u64(r->took_ms, 1);
+    double rate = reached / (1 - held), limit = (double)r->limit;
+    return limit < 1 || rate < limit ? rate : reached > limit ? reached : limit;
 }
 
 void forecast_add(struct forecast *f, const struct forecast_round *r)
@@ -28,8 +39,7 @@ void forecast_add(struct forecast *f, const struct forecast_round *r)
         f->dirty =
             blend(f->dirty, (double)r->changed * 1000 / (double)max_u64(r->over_ms, 1));
     if (r->moved >= MOVED_MIN || f->rate <= 0)
-        f->rate =
-            blend(f->rate, (double)r->moved * 1000 / (double)max_u64(r->took_ms, 1));
+        f->rate = blend(f->rate, unheld_rate(r));
     f->round_ms = r->took_ms;
     f->scan_ms = r->scanned ? r->took_ms : 0;
     f->n_rounds++;

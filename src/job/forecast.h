@@ -20,6 +20,8 @@ struct forecast_round {
     uint64_t over_ms; // between the harvest before and this one
     uint64_t moved;   // bytes that crossed the network for it
     uint64_t took_ms; // harvest, copy and flush
+    double held;      // share of it for which reading gave way: in a freeze it does not
+    uint64_t limit;   // bytes a second that are allowed, 0: no limit
     bool scanned;     // all hashes were read
 };
 void forecast_add(struct forecast *f, const struct forecast_round *r);

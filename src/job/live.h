@@ -41,7 +41,9 @@ struct live {
     struct rate *shared, *rate; // of all jobs, of this one
     struct strings others;      // replica, map, replica, map… of other machines
     uint64_t round, harvested_ms, polled_ms, told_ms;
-    uint64_t moved, changed;  // bytes of the last round
+    uint64_t moved, changed; // bytes of the last round
+    uint64_t took_ms;        // the last round
+    double held; // share of it for which reading gave way, by the next harvest
     uint64_t freeze_until_ms; // 0: not frozen
     size_t disk;              // that is being copied
     bool cutover;             // asked for by `godwit cutover`

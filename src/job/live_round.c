@@ -383,6 +383,9 @@ static int harvest(struct job *j, uint64_t id, struct err *e)
     for (size_t i = 0; same && i < h.n_disks; i++)
         same = strcmp(h.disks[i].identity, l->harvest.disks[i].identity) == 0 &&
                h.disks[i].size == l->harvest.disks[i].size;
+    // Another process of the agent's counts anew.
+    uint64_t held = h.held_ms - min_u64(h.held_ms, l->harvest.held_ms);
+    l->held = l->took_ms ? (double)held / (double)l->took_ms : 0;
     cloud_harvest_done(&l->harvest);
     l->harvest = h;
     if (!same)
@@ -412,16 +415,19 @@ static void measure(struct job *j, uint64_t start, uint64_t before, bool scanned
 {
     struct live *l = &j->live;
     uint64_t now = clock_ms();
+    l->took_ms = now - start;
     if (l->round == 1 || !before) {
         if (l->moved > MIB)
-            l->forecast.rate = (double)l->moved * 1000 / (double)max_u64(now - start, 1);
+            l->forecast.rate = (double)l->moved * 1000 / (double)max_u64(l->took_ms, 1);
         return;
     }
     forecast_add(&l->forecast,
                  &(struct forecast_round){.changed = scanned ? l->moved : l->changed,
                                           .over_ms = start - before,
                                           .moved = l->moved,
-                                          .took_ms = now - start,
+                                          .took_ms = l->took_ms,
+                                          .held = l->held,
+                                          .limit = rate_lowest(l->rate),
                                           .scanned = scanned});
 }
 

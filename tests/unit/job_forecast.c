@@ -83,6 +83,28 @@ static void test_figures(void)
     ok(f.rate > 49 * MIB, "a round of a few blocks says nothing about the link");
 }
 
+// 10 MiB in 10 s, 9 of which reading gave way.
+static double rate_of(uint64_t limit, double held)
+{
+    struct forecast f = {0};
+    forecast_add(&f, &(struct forecast_round){.changed = MIB,
+                                              .over_ms = 10000,
+                                              .moved = 10 * MIB,
+                                              .took_ms = 10000,
+                                              .held = held,
+                                              .limit = limit});
+    return f.rate / MIB;
+}
+
+static void test_held(void)
+{
+    ok(rate_of(0, 0) < 1.1, "what arrived is the rate");
+    ok(rate_of(0, 0.9) > 9.9, "... but for the time that reading gave way");
+    ok(rate_of(4 * MIB, 0.9) < 4.1, "... and not above the limit");
+    ok(rate_of(MIB / 2, 0.9) > 0.9, "... unless it was, compressed");
+    ok(rate_of(0, 7) < 21, "more time than there was is not believed");
+}
+
 static void test_deadline(void)
 {
     struct forecast f = {0};
@@ -99,6 +121,7 @@ int main(void)
 {
     test_rows();
     test_figures();
+    test_held();
     test_deadline();
     return done_testing();
 }

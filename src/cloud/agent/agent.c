@@ -119,6 +119,7 @@ static const struct json_field harvest_fields[] = {
     {"frozen", JSON_FIELD_BOOL, offsetof(struct cloud_harvest, frozen), true},
     {"frozen_ms", JSON_FIELD_U64, offsetof(struct cloud_harvest, frozen_ms), true},
     {"deadline_ms", JSON_FIELD_U64, offsetof(struct cloud_harvest, deadline_ms), true},
+    {"held_ms", JSON_FIELD_U64, offsetof(struct cloud_harvest, held_ms), true},
 };
 
 static int read_disk(struct agent *a, size_t i, const json_t *j, bool first,

@@ -11,16 +11,32 @@
 
 #define OP_MASK 0xff
 #define OP_READ 0
+#define OP_DISCARD 3
+#define OP_SECURE_ERASE 5
+#define RANGES_MAX 256 // of one discard: as many as NVMe has
 
 #define KERNEL __attribute__((preserve_access_index))
 struct gendisk {
     int major, first_minor;
 } KERNEL;
+struct queue_limits {
+    unsigned short max_discard_segments;
+} KERNEL;
 struct request_queue {
     struct gendisk *disk; // from 5.15 on
+    struct queue_limits limits;
+} KERNEL;
+struct bvec_iter {
+    unsigned long long bi_sector;
+    unsigned int bi_size;
+} KERNEL;
+struct bio {
+    struct bio *bi_next;
+    struct bvec_iter bi_iter;
 } KERNEL;
 struct request {
     struct request_queue *q;
+    struct bio *bio;
     unsigned int cmd_flags;
     unsigned int __data_len;
     unsigned long long __sector;
@@ -34,7 +50,7 @@ static __always_inline struct track_bpf_disk *disk_of(struct request *rq, __u32 
 {
     struct gendisk *disk;
     struct request___old *old = (struct request___old *)rq;
-    if (op == OP_READ || (op >= OP_DRIVER && op % 2 == 0)) // even: from the device
+    if (op == OP_READ || (op >= TRACK_NO_PLACE && op % 2 == 0)) // even: from the device
         return 0;
     if (bpf_core_field_exists(old->rq_disk))
         disk = old->rq_disk;
@@ -44,14 +60,35 @@ static __always_inline struct track_bpf_disk *disk_of(struct request *rq, __u32 
     return bpf_map_lookup_elem(&disks, &dev);
 }
 
+// A discard may be of several ranges (NVMe), which lie anywhere: its first sector and its
+// length say nothing of them.
+static __always_inline int has_ranges(struct request *rq, __u32 op)
+{
+    return (op == OP_DISCARD || op == OP_SECURE_ERASE) &&
+           rq->q->limits.max_discard_segments > 1;
+}
+
+static __always_inline __u32 mark_ranges(struct request *rq, __u32 dev)
+{
+    struct bio *bio = rq->bio;
+    int whole = bio != 0;
+    for (int i = 0; i < RANGES_MAX && bio; i++, bio = bio->bi_next)
+        if (!track_range(dev, bio->bi_iter.bi_sector, bio->bi_iter.bi_size))
+            whole = 0;
+    return whole && !bio ? OP_MARKED : TRACK_NO_PLACE;
+}
+
 SEC("tp_btf/block_rq_complete")
 int BPF_PROG(complete, struct request *rq, int error, unsigned int n_bytes)
 {
     struct event v = {
         .sector = rq->__sector, .n_bytes = n_bytes, .op = rq->cmd_flags & OP_MASK};
     struct track_bpf_disk *d = n_bytes ? disk_of(rq, v.op) : 0;
-    if (d)
-        completed(d, &v, (__u64)rq, (__u64)rq);
+    if (!d)
+        return 0;
+    if (has_ranges(rq, v.op))
+        v.op = mark_ranges(rq, d->dev);
+    completed(d, &v, (__u64)rq, (__u64)rq);
     return 0;
 }
 
@@ -60,8 +97,11 @@ static __always_inline int issue_of(struct request *rq)
     struct event v = {
         .sector = rq->__sector, .n_bytes = rq->__data_len, .op = rq->cmd_flags & OP_MASK};
     struct track_bpf_disk *d = v.n_bytes ? disk_of(rq, v.op) : 0;
-    if (d)
-        issued(d, &v, (__u64)rq, 1);
+    if (!d)
+        return 0;
+    if (has_ranges(rq, v.op))
+        v.op = TRACK_NO_PLACE; // should its end not be seen
+    issued(d, &v, (__u64)rq, 1);
     return 0;
 }
 

@@ -9,6 +9,7 @@
 #define TRACK_FAN 64    // marks below one of the next level
 #define TRACK_LEVELS 3
 #define TRACK_FLIGHT 16384 // requests
+#define TRACK_NO_PLACE 32  // from this op on: nobody knows what it changed (SG_IO)
 
 struct track_bpf_disk {
     __u32 index;        // in struct tracker's order

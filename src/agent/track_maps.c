@@ -212,8 +212,11 @@ static void give_up(struct track_maps *m, size_t i, uint64_t key,
         r = bpf_map_lookup_elem(m->flight, &key, &now);
         (void)bpf_map_delete_elem(m->flight, &key);
     }
-    if (r == 0 && now.when == f->when)
-        m->count[m->n_cpus * m->n_disks + i].sectors += f->n_bytes / 512;
+    if (r < 0 || now.when != f->when)
+        return;
+    struct track_bpf_count *ours = &m->count[m->n_cpus * m->n_disks + i];
+    ours->sectors += f->n_bytes / 512;
+    ours->lost += f->op >= TRACK_NO_PLACE;
 }
 
 int track_maps_flight(struct track_maps *m, size_t i, struct marks *into, struct err *e)

@@ -24,7 +24,7 @@
 
 #include "track_bpf.h"
 
-#define OP_DRIVER 32 // from here on: commands of drivers (SG_IO), whose place is unknown
+#define OP_MARKED 31 // what it changed is marked already
 #define LEVEL_STEPS 63
 #define TOP_STEPS 32
 
@@ -103,6 +103,18 @@ static __always_inline int mark_range(const struct track_bpf_disk *d, __u64 a, _
     return whole && a >= b;
 }
 
+// What lies somewhere on a disk. 0: not all of it could be marked.
+__attribute__((noinline)) int track_range(__u32 dev, __u64 sector, __u64 n_bytes)
+{
+    __u32 key = dev;
+    struct track_bpf_disk *d = bpf_map_lookup_elem(&disks, &key);
+    if (!d || !n_bytes)
+        return 0;
+    __u32 shift = d->sector_shift & 63;
+    __u64 last = sector + (n_bytes - 1) / 512;
+    return last >= sector && mark_range(d, sector >> shift, (last >> shift) + 1);
+}
+
 static __always_inline struct track_bpf_count *count(const struct track_bpf_disk *d)
 {
     __u32 at = bpf_get_smp_processor_id() * d->n_disks + d->index;
@@ -117,7 +129,8 @@ static __always_inline void handle(const struct track_bpf_disk *d, const struct 
     __u64 last = v->sector + (v->n_bytes - 1) / 512;
     __u32 shift = d->sector_shift & 63;
     int whole =
-        v->op < OP_DRIVER && mark_range(d, v->sector >> shift, (last >> shift) + 1);
+        v->op == OP_MARKED || (v->op < TRACK_NO_PLACE && last >= v->sector &&
+                               mark_range(d, v->sector >> shift, (last >> shift) + 1));
     __sync_fetch_and_add(&c->sectors, v->n_bytes / 512);
     if (!whole)
         __sync_fetch_and_add(&c->lost, 1);

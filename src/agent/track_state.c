@@ -11,7 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define MAGIC "godwit-track 1\n"
+#define MAGIC "godwit-track 2\n"
 #define PAGE 4096
 #define LEN_MAX (64 * MIB)
 

@@ -6,7 +6,7 @@
 # host with its own address. It has what tests/lib.sh gives; and:
 #
 #   live_choose KIND         for the next live_boot; the first of $live_kinds is chosen
-#   live_boot NAME [virtio|metal]   a machine NAME with overlays NAME/root.qcow2 and NAME/data.qcow2, made when they are
+#   live_boot NAME [virtio|metal|nvme]   a machine NAME with overlays NAME/root.qcow2 and NAME/data.qcow2, made when they are
 #                            not there; its hardware as the guest was made for, unless told
 #   live_wait NAME [SECONDS] until it answers; 120 s. Says how long it took on stdout
 #   live_run NAME COMMAND    as root in it: output, exit code (LIVE_TIMEOUT: 60 s)
@@ -72,15 +72,16 @@ live_boot() {
         [ -e "$name/$disk.qcow2" ] ||
             qemu-img create -q -f qcow2 -F raw -b "$live_guest/$disk.raw" "$name/$disk.qcow2" || return 1
         arguments+=(-drive "if=none,id=$disk,file=$name/$disk.qcow2,format=qcow2,discard=unmap")
-        case $hardware in
-        virtio) arguments+=(-device "virtio-blk-pci,drive=$disk,serial=$disk") ;;
-        metal) arguments+=(-device "ide-hd,bus=ide.$n,drive=$disk,serial=$disk") ;;
+        case $hardware-$disk in
+        nvme-data) arguments+=(-device "nvme,drive=$disk,serial=$disk") ;;
+        virtio-* | nvme-root) arguments+=(-device "virtio-blk-pci,drive=$disk,serial=$disk") ;;
+        metal-*) arguments+=(-device "ide-hd,bus=ide.$n,drive=$disk,serial=$disk") ;;
         esac
         n=$((n + 1))
     done
     ip link show "$tap" > /dev/null 2>&1 || ip tuntap add "$tap" mode tap
     ip link set "$tap" master br0 up
-    case $hardware in virtio) n=virtio-net-pci ;; metal) n=e1000 ;; esac
+    case $hardware in virtio | nvme) n=virtio-net-pci ;; metal) n=e1000 ;; esac
     rm -f "$name/pid" "$name"/*.sock
     qemu-system-x86_64 -accel tcg -machine q35 -cpu qemu64,-svm,+rdrand -smp 2 -m "${LIVE_MEMORY:-512}" -nodefaults -no-user-config \
         -display none -pidfile "$name/pid" -qmp "unix:$name/qmp.sock,server=on,wait=off" \

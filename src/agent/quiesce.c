@@ -54,7 +54,8 @@ static int undo(struct source *s, uint64_t *ret_frozen_ms, struct err *e)
     source_pace_off(s, false);
     if (isolate_end(status ? &later : e))
         status = -1;
-    (void)hooks_run(s->o->dir, "resume", HOOK_MS, &later); // says itself what failed
+    if (!s->hooks_resumed)
+        (void)hooks_run(s->o->dir, "resume", HOOK_MS, &later); // says itself what failed
     if (file_remove(path, status ? &later : e))
         status = -1;
     if (!s->fenced)
@@ -88,11 +89,6 @@ static int isolate(struct source *s, const struct caller *c, uint64_t deadline_m
     return isolate_begin(&keep, ret_gap, e);
 }
 
-static int too_late(const char *what, struct err *e)
-{
-    return err_set(e, ERR_RETRY, "the %s took all of the time until the deadline", what);
-}
-
 static int freeze(struct source *s, uint64_t end_ms, struct err *e)
 {
     struct volume_mounts mounts = {0};
@@ -103,7 +99,9 @@ static int freeze(struct source *s, uint64_t end_ms, struct err *e)
     (void)freeze_lock_memory();
     uint64_t now = clock_ms();
     int status = now < end_ms ? freeze_begin(&mounts, end_ms - now, &s->freeze, e)
-                              : too_late("isolation", e);
+                              : err_set(e, ERR_RETRY,
+                                        "the isolation took all of the time until the "
+                                        "deadline");
     mounts_done(&mounts);
     return status;
 }
@@ -111,14 +109,13 @@ static int freeze(struct source *s, uint64_t end_ms, struct err *e)
 static int take_steps(struct source *s, const struct caller *c, uint64_t deadline_ms,
                       json_t *steps, char **ret_gap, struct err *e)
 {
-    uint64_t since = clock_ns(), end = clock_ms() + deadline_ms;
-    if (hooks_run(s->o->dir, "quiesce", min_u64(deadline_ms, HOOK_MS), e))
+    uint64_t since = clock_ns();
+    s->hooks_resumed = hooks_run(s->o->dir, "quiesce", HOOK_MS, e);
+    if (s->hooks_resumed)
         return -1;
     add_step(steps, "hooks", &since);
-    uint64_t now = clock_ms();
-    if (now >= end)
-        return too_late("hooks", e);
-    if (isolate(s, c, end - now, ret_gap, e))
+    uint64_t end = clock_ms() + deadline_ms;
+    if (isolate(s, c, deadline_ms, ret_gap, e))
         return -1;
     add_step(steps, "isolate", &since);
     s->deadline_ms = end;

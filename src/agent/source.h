@@ -96,6 +96,7 @@ struct source {
     struct freeze *freeze;
     struct lease *lease;
     uint64_t frozen_at_ms, deadline_ms; // clock_ms()
+    bool hooks_resumed;                 // one that failed: those that ran know it already
     unsigned n_connections, n_plain;
     int strangers[STRANGERS_MAX]; // sockets of their own, the oldest first
     size_t n_strangers;

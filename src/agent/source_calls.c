@@ -268,7 +268,7 @@ const struct call source_calls[] = {
      "job, owner, tracker, why",
      "tracker"},
     {{"POST", "/v1/quiesce", handle_quiesce},
-     "Hooks, isolation, sync and freeze, until the deadline",
+     "Hooks; isolation, sync and freeze, until the deadline",
      "job, owner, token, deadline_ms",
      "steps: [{name, ms}], passes: what is not held back"},
     {{"POST", "/v1/commit", handle_commit},

@@ -30,6 +30,21 @@ static void report_forecast(struct job *j)
                   (json_int_t)f->dirty, "throughput", (json_int_t)f->rate));
 }
 
+// The deadline counts from the end of the operator's hooks, which have a time of their
+// own.
+static uint64_t hooks_ms(const json_t *steps)
+{
+    size_t i;
+    json_t *s;
+    json_array_foreach(steps, i, s)
+    {
+        const char *name = json_string_value(json_object_get(s, "name"));
+        if (name && strcmp(name, "hooks") == 0)
+            return (uint64_t)json_number_value(json_object_get(s, "ms"));
+    }
+    return 0;
+}
+
 static int quiesce(struct job *j, struct err *e)
 {
     struct live *l = &j->live;
@@ -44,6 +59,7 @@ static int quiesce(struct job *j, struct err *e)
     while (l->source->ops->quiesce(l->source, live_token(j), deadline, &steps, e))
         if (!live_patience(j, start, e))
             return -1;
+    l->freeze_until_ms += hooks_ms(steps);
     live_step(j, "quiesce", clock_ms() - start);
     json_object_set_new(j->row.report, "quiesce", steps);
     return 0;

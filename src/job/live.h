@@ -48,6 +48,8 @@ struct live {
     size_t disk;              // that is being copied
     bool cutover;             // asked for by `godwit cutover`
     bool verified;
+    uint64_t rehearsed_ms; // the conversion took so long, 0: it was not tried
+    unsigned n_refused;    // rehearsals in a row
 };
 
 // --- live.c: the source, and where the cutover stands

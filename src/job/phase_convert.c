@@ -77,38 +77,60 @@ static int make_durable(const char *path, struct err *e)
     return 0;
 }
 
-static int make_overlays(struct job *j, struct vm_disk *disks, char (*serials)[24],
-                         struct err *e)
+static int make_overlays(struct job *j, struct err *e)
 {
     for (size_t i = 0; i < j->place.n_disks; i++) {
         const struct cloud_disk *d = &j->place.disks[i];
         if (overlay_create(d->overlay, d->replica, "raw", 0, e))
             return -1;
-        snprintf(serials[i], sizeof(serials[i]), "gw%zu", i);
-        disks[i] =
-            (struct vm_disk){.path = d->overlay, .format = "qcow2", .serial = serials[i]};
     }
     return 0;
 }
 
-static int convert(struct job *j, struct err *e)
+// On the overlays, or on the replicas with what is written thrown away.
+static int call_convert(struct job *j, bool on_overlays, json_t **ret, struct err *e)
 {
     size_t n = j->place.n_disks;
     AUTO(free) void *disk_memory = xcalloc(n, sizeof(struct vm_disk));
     AUTO(free) void *serial_memory = xcalloc(n, 24);
     struct vm_disk *disks = disk_memory;
-    struct helper_options helper = job_helper_options(j);
-    if (remove_overlays(j, e) || make_overlays(j, disks, serial_memory, e) ||
-        (!j->appliance && helper_begin(&helper, &j->appliance, e)))
-        return -1;
+    char(*serials)[24] = serial_memory;
+    for (size_t i = 0; i < n; i++) {
+        const struct cloud_disk *d = &j->place.disks[i];
+        snprintf(serials[i], sizeof(serials[i]), "gw%zu", i);
+        disks[i] = (struct vm_disk){.path = on_overlays ? d->overlay : d->replica,
+                                    .format = on_overlays ? "qcow2" : "raw",
+                                    .serial = serials[i],
+                                    .discard_writes = !on_overlays};
+    }
     struct helper_request request = {.call = "convert",
                                      .disks = disks,
                                      .n_disks = n,
                                      .machine = j->machine,
                                      .luks_key_files = &j->request.luks_key_files,
                                      .root = j->request.root};
+    return helper_call(j->appliance, &request, ret, e);
+}
+
+int convert_rehearse(struct job *j, uint64_t *ret_ms, struct err *e)
+{
     AUTO(json_free) json_t *reply = NULL;
-    if (helper_call(j->appliance, &request, &reply, e))
+    if (appliance_wait(j->appliance, e))
+        return -1;
+    uint64_t start = clock_ms();
+    if (call_convert(j, false, &reply, e))
+        return -1;
+    *ret_ms = clock_ms() - start;
+    return 0;
+}
+
+static int convert(struct job *j, struct err *e)
+{
+    struct helper_options helper = job_helper_options(j);
+    AUTO(json_free) json_t *reply = NULL;
+    if (remove_overlays(j, e) || make_overlays(j, e) ||
+        (!j->appliance && helper_begin(&helper, &j->appliance, e)) ||
+        call_convert(j, true, &reply, e))
         return -1;
     json_t *guest = json_object_get(reply, "facts");
     if (guest)
@@ -117,7 +139,7 @@ static int convert(struct job *j, struct err *e)
     json_decref(j->machine->guest);
     j->machine->guest = json_incref(guest);
     learn_machine(j, guest);
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < j->place.n_disks; i++) {
         if (make_durable(j->place.disks[i].overlay, e))
             return -1;
         json_object_set(job_disk(j, i), "converted",

@@ -7,7 +7,9 @@
 
 #include <unistd.h>
 
-#define CONVERT_GUESS_MS 15000 // until this store has seen one
+#define CONVERT_GUESS_MS 5000 // until it was rehearsed
+#define START_GUESS_MS 10000  // until this store has seen one
+#define REFUSED_MAX 2 // rehearsals: what is copied of a running server can be torn
 #define DELTA_EVERY_MS 60000
 #define WAIT_STEP_US 200000
 
@@ -187,32 +189,33 @@ static uint64_t took_ms(const struct job_row *row, const char *list, const char 
 
 struct measured {
     bool start;
-    uint64_t ms;
+    uint64_t convert_ms, start_ms;
 };
 
-// The newest job that came to its end counts; of one that was live its last cutover.
+// The newest job that came so far counts; of one that was live its last cutover.
 static int measure(void *context, const struct job_row *row, struct err *e)
 {
     struct measured *m = context;
     (void)e; // a visitor that cannot fail
     const char *list = json_object_get(row->report, "steps") ? "steps" : "phases";
-    if (strcmp(row->state, "done") != 0 || !took_ms(row, list, "convert"))
-        return 0;
-    m->ms = took_ms(row, list, "convert") + took_ms(row, list, "import");
-    if (m->start)
-        m->ms += took_ms(row, list, "launch") + took_ms(row, list, "import and launch") +
-                 took_ms(row, list, "answer");
+    uint64_t answer_ms = took_ms(row, list, "answer");
+    if (took_ms(row, list, "convert"))
+        m->convert_ms = took_ms(row, list, "convert");
+    if (m->start && answer_ms)
+        m->start_ms = took_ms(row, list, "import and launch") + answer_ms;
     return 0;
 }
 
 static int fixed_part(struct job *j, struct err *e)
 {
-    struct measured m = {.start = j->request.start, .ms = CONVERT_GUESS_MS};
-    if (j->request.no_convert)
-        m.ms = 0;
-    else if (store_jobs(j->store, measure, &m, e))
+    struct measured m = {.start = j->request.start,
+                         .convert_ms = CONVERT_GUESS_MS,
+                         .start_ms = j->request.start ? START_GUESS_MS : 0};
+    if (store_jobs(j->store, measure, &m, e))
         return -1;
-    j->live.forecast.fixed_ms = m.ms;
+    if (j->live.rehearsed_ms || j->request.no_convert)
+        m.convert_ms = j->live.rehearsed_ms;
+    j->live.forecast.fixed_ms = m.convert_ms + m.start_ms;
     return 0;
 }
 
@@ -271,6 +274,39 @@ static int verify(struct job *j, struct err *e)
     return 0;
 }
 
+static int begin_appliance(struct job *j, struct err *e)
+{
+    struct helper_options helper = job_helper_options(j);
+    return j->request.no_convert || j->appliance
+               ? 0
+               : helper_begin(&helper, &j->appliance, e);
+}
+
+// The conversion, tried on what has arrived, while the source still runs: what cannot be
+// converted is refused before anything is frozen, and the appliance has loaded what the
+// true one needs. It is not known whether a failure is due to a copy that is torn, but
+// the appliance that met one is not used again: a kernel may have suffered.
+static int try_convert(struct job *j, struct err *e)
+{
+    struct live *l = &j->live;
+    if (j->request.no_convert)
+        return 0;
+    live_replicas_close(j);
+    if (!convert_rehearse(j, &l->rehearsed_ms, e)) {
+        l->n_refused = 0;
+        return live_replicas(j, e) || fixed_part(j, e) ? -1 : 0;
+    }
+    l->n_refused = e->code == ERR_REFUSED ? l->n_refused + 1 : 0;
+    if (e->code == ERR_CANCELLED)
+        return -1;
+    if (l->n_refused >= REFUSED_MAX)
+        return err_wrap(e, "the conversion, tried on what has arrived so far");
+    l->verified = l->n_refused == 0; // once more, after another round
+    job_note(j, "the conversion, tried on what has arrived so far, failed: %s", e->text);
+    appliance_end(steal(j->appliance));
+    return begin_appliance(j, e) || live_replicas(j, e) ? -1 : 0;
+}
+
 // Until the next delta is due, or something is asked for.
 static int wait(struct job *j, struct err *e)
 {
@@ -289,15 +325,11 @@ static int wait(struct job *j, struct err *e)
 int phase_live_rounds(struct job *j, struct err *e)
 {
     struct live *l = &j->live;
-    struct helper_options helper = job_helper_options(j);
     bool waiting = j->request.until_ready;
     if (live_state(j) >= LIVE_FENCED)
         return 0;
     // It is up before anything is frozen.
-    if (!j->request.no_convert && !j->appliance &&
-        helper_begin(&helper, &j->appliance, e))
-        return -1;
-    if (live_replicas(j, e) || fixed_part(j, e))
+    if (begin_appliance(j, e) || live_replicas(j, e) || fixed_part(j, e))
         return -1;
     for (;;) {
         if (cancel_check(e) || live_poll(j, e) || live_round(j, e))
@@ -310,7 +342,7 @@ int phase_live_rounds(struct job *j, struct err *e)
         if (live_state(j) == LIVE_COPYING && live_set_state(j, LIVE_READY, e))
             return -1;
         if (!l->verified) {
-            if (verify(j, e))
+            if (verify(j, e) || try_convert(j, e))
                 return -1;
             continue; // what changed meanwhile
         }

@@ -1,62 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
 // What runs in the kernel when a request is issued and when it completed, found by BTF.
-//
-// Fields are found by BTF (CO-RE): the structs here name what is used, their places are
-// the running kernel's. Kernels show `struct request` only to programs under the GPL. The
-// key of a request under way is its address.
+// The key of a request under way is its address.
+#include "kernel.bpf.h"
 #include "track_marks.bpf.h"
 
-#include <bpf/bpf_core_read.h>
-#include <bpf/bpf_tracing.h>
-
-#define OP_MASK 0xff
-#define OP_READ 0
 #define OP_DISCARD 3
 #define OP_SECURE_ERASE 5
 #define RANGES_MAX 256 // of one discard: as many as NVMe has
 
-#define KERNEL __attribute__((preserve_access_index))
-struct gendisk {
-    int major, first_minor;
-} KERNEL;
-struct queue_limits {
-    unsigned short max_discard_segments;
-} KERNEL;
-struct request_queue {
-    struct gendisk *disk; // from 5.15 on
-    struct queue_limits limits;
-} KERNEL;
-struct bvec_iter {
-    unsigned long long bi_sector;
-    unsigned int bi_size;
-} KERNEL;
-struct bio {
-    struct bio *bi_next;
-    struct bvec_iter bi_iter;
-} KERNEL;
-struct request {
-    struct request_queue *q;
-    struct bio *bio;
-    unsigned int cmd_flags;
-    unsigned int __data_len;
-    unsigned long long __sector;
-} KERNEL;
-struct request___old { // until 5.16
-    struct gendisk *rq_disk;
-} KERNEL;
-
 // The disk of a request that may change it; 0: none of ours.
 static __always_inline struct track_bpf_disk *disk_of(struct request *rq, __u32 op)
 {
-    struct gendisk *disk;
-    struct request___old *old = (struct request___old *)rq;
     if (op == OP_READ || (op >= TRACK_NO_PLACE && op % 2 == 0)) // even: from the device
         return 0;
-    if (bpf_core_field_exists(old->rq_disk))
-        disk = old->rq_disk;
-    else
-        disk = rq->q->disk;
-    __u32 dev = (__u32)disk->major << 20 | (__u32)disk->first_minor;
+    __u32 dev = dev_of(rq);
     return bpf_map_lookup_elem(&disks, &dev);
 }
 

@@ -6,8 +6,6 @@
 
 #include "agent/latency.h"
 
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <pthread.h>
 #include <sys/syscall.h>
 
@@ -60,20 +58,6 @@ static void count_both(bool exact)
     ok(latency_read(l, 0, 0, &h) && histogram_sum(&h, 0) < 1, "... and once");
 }
 
-static void refuse_bpf(void)
-{
-    struct sock_filter f[] = {
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_bpf, 0, 1),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSYS),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-    };
-    struct sock_fprog program = {ARRAY_LEN(f), f};
-    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
-        prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) < 0)
-        exit(1);
-}
-
 static void quantiles(void)
 {
     struct histogram h = {0};
@@ -100,7 +84,7 @@ int main(void)
         return 1;
     read_both(); // what the kernel reads of a new device by itself
     count_both(access("/sys/kernel/btf/vmlinux", R_OK) == 0);
-    refuse_bpf();
+    rig_refuse(SYS_bpf, NONE, NONE);
     count_both(false);
     return done_testing();
 }

@@ -7,8 +7,10 @@
 #include "agent/track.h"
 
 #include <errno.h>
+#include <linux/filter.h>
 #include <linux/fs.h>
 #include <linux/loop.h>
+#include <linux/seccomp.h>
 #include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -42,6 +44,24 @@ __attribute__((unused)) static void rig_skip(const char *why)
 __attribute__((unused)) static void rig_sleep(unsigned ms)
 {
     (void)nanosleep(&(struct timespec){ms / 1000, (long)(ms % 1000) * 1000000}, NULL);
+}
+
+#define NONE 0xffff // no system call
+// From now on this process cannot make these calls (ENOSYS).
+__attribute__((unused)) static void rig_refuse(unsigned a, unsigned b, unsigned c)
+{
+    struct sock_filter f[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, a, 2, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, b, 1, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, c, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSYS),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {ARRAY_LEN(f), f};
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
+        prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) < 0)
+        exit(1);
 }
 
 // A free loop device over `backing`, gone with its last user. *ret_name: loopN.

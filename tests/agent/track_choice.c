@@ -5,29 +5,9 @@
 
 #include "agent/tracefs.h"
 
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <sys/syscall.h>
 
-#define NONE 0xffff // no system call
 static struct rig rig;
-
-// From now on this process cannot make these calls (ENOSYS).
-static void refuse(unsigned a, unsigned b, unsigned c)
-{
-    struct sock_filter f[] = {
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, a, 2, 0),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, b, 1, 0),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, c, 0, 1),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSYS),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-    };
-    struct sock_fprog program = {ARRAY_LEN(f), f};
-    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
-        prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) < 0)
-        exit(1);
-}
 
 // What a child that may not make these calls chooses, and why its disk is unknown.
 static void chosen(unsigned a, unsigned b, unsigned c, char ret_name[static 200])
@@ -38,7 +18,7 @@ static void chosen(unsigned a, unsigned b, unsigned c, char ret_name[static 200]
     pid_t child = fork();
     if (child == 0) {
         scratch_owner = 0;
-        refuse(a, b, c);
+        rig_refuse(a, b, c);
         struct tracking *t = rig_track(&rig, NULL, true);
         struct tracking_state s = tracking_state(t, 0);
         char line[200];

@@ -221,6 +221,19 @@ static int check_owner(const struct source *s, uint64_t job, const char *owner,
                    (unsigned long long)s->job, s->owner);
 }
 
+// Before a harvest, not after it: what the page cache still held would be left for the
+// freeze otherwise, and no forecast would know of it. That is half a minute of writes.
+// And before changes are recorded: it would be copied twice.
+static int sync_mounts(struct source *s, struct err *e)
+{
+    struct volume_mounts mounts = {0};
+    if (mounts_list(&s->disks, &mounts, e))
+        return -1;
+    freeze_sync(&mounts);
+    mounts_done(&mounts);
+    return 0;
+}
+
 // In bpffs; NULL: it is not mounted, and nothing outlives us.
 static char *bpf_folder(const struct source *s)
 {
@@ -250,7 +263,7 @@ int source_arm(struct source *s, uint64_t job, const char *owner, struct err *e)
     if (s->tracking && s->used)
         return check_disks(s, e);
     if (!s->tracking && (source_find_disks(s, e) || block_check_paths(&s->disks, e) ||
-                         start_tracking(s, e)))
+                         sync_mounts(s, e) || start_tracking(s, e)))
         return -1;
     if (source_settle(s, e)) {
         tracking_stop(s->tracking, false);
@@ -350,18 +363,6 @@ static int audit(struct source *s, struct err *e)
         if (tracking_audit(s->tracking, i, &sectors, e))
             return -1;
     }
-    return 0;
-}
-
-// Before a harvest, not after it: what the page cache still held would be left for the
-// freeze otherwise, and no forecast would know of it. That is half a minute of writes.
-static int sync_mounts(struct source *s, struct err *e)
-{
-    struct volume_mounts mounts = {0};
-    if (mounts_list(&s->disks, &mounts, e))
-        return -1;
-    freeze_sync(&mounts);
-    mounts_done(&mounts);
     return 0;
 }
 

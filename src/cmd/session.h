@@ -48,6 +48,9 @@ json_t *job_row_json(struct store *s, const struct job_row *job);
 // A live table of JOB on stdout until it is over, or interrupted. --json: a line each
 // time.
 int watch_job(struct store *s, const struct globals *g, uint64_t id, struct err *e);
+// The same table, as it stands.
+void watch_draw(struct store *s, const struct job_row *job, const json_t *live,
+                struct buf *out);
 const char *job_state(struct store *s, const struct job_row *job); // as it is shown
 void job_print(struct store *s, const struct globals *g, const struct job_row *job);
 

@@ -38,11 +38,16 @@ static int show(struct store *s, const struct globals *g, const struct job_row *
         print_json(steal(row));
         return 0;
     }
+    AUTO(json_free) json_t *live = NULL;
     AUTO(table_done) struct table t = {.n_columns = 4};
     AUTO(buf_done) struct buf out = BUF_INIT(16 * MIB);
-    if (store_events(s, job->id, add_row, &t, e))
+    if (store_events(s, job->id, add_row, &t, e) || store_live(s, job->id, &live, e))
         return -1;
     job_print(s, g, job);
+    if (json_u64_at(live, "round") && strcmp(job_state(s, job), "running") == 0) {
+        buf_str(&out, "\n");
+        watch_draw(s, job, live, &out);
+    }
     buf_str(&out, "\n");
     table_print(&t, &out);
     print_buf(&out);
@@ -86,11 +91,12 @@ const struct command command_status = {
     .summary = "one job: how far it is, its figures, what happened to it",
     .help =
         "Shows one job with the seconds of each phase, what was moved of each disk, "
-        "what was changed in the guest, and its events.\n\n"
-        "With --watch a table of what it does now comes first: the state of the "
-        "cutover, the round, how much changes and arrives a second, and how long a "
-        "cutover would take. It works from any terminal, also when the process of the "
-        "job was killed.",
+        "what was changed in the guest, and its events. Of a running server that is "
+        "being migrated a table says what the job does now: the state of the cutover, "
+        "the round, how much changes and arrives a second, and how long a cutover would "
+        "take.\n\n"
+        "With --watch that table comes first and goes on until the job is over. It works "
+        "from any terminal, also when the process of the job was killed.",
     .examples = "godwit status 7\ngodwit status 7 --json | jq .report.phases\n"
                 "godwit status 7 --watch\n",
     .options = options,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a job does now, twice a second: from its row alone, so it is the same from every
-// terminal and after a kill. On a terminal the table is written over, elsewhere a line
-// comes when something has changed.
+// What a job does now: from its row alone, so it is the same from every terminal and
+// after a kill. Watched, on a terminal the table is written over twice a second;
+// elsewhere a line comes when something has changed.
 //
 //     job  state    cutover  round  changed   dirty/s   arrives/s  left  freeze  downtime
 #include "cmd/session.h"
@@ -26,8 +26,8 @@ static void time_cell(struct table *t, const json_t *live, const char *name)
         table_cell(t, NULL);
 }
 
-static void draw(struct store *s, const struct job_row *job, const json_t *live,
-                 struct buf *out)
+void watch_draw(struct store *s, const struct job_row *job, const json_t *live,
+                struct buf *out)
 {
     static const char *const head[] = {
         "job",  "state",   "phase",     "cutover", "round",  "changed", "disk",
@@ -77,7 +77,7 @@ static int show(struct store *s, const struct globals *g, uint64_t id, char **la
         AUTO(str_free) char *text = json_text(live);
         buf_printf(&out, "%s\n", text);
     } else {
-        draw(s, &job, live, &out);
+        watch_draw(s, &job, live, &out);
     }
     job_row_done(&job);
     if (*last && strcmp(*last, out.data) == 0)

@@ -151,7 +151,8 @@ static void record_failure(struct job *j, const struct err *cause)
     struct err e;
     // The cause is what counts; a row that says "running" is shown as stopped.
     (void)job_save(j, &e);
-    (void)store_event(j->store, j->row.id, "error", j->row.phase, cause->text, &e);
+    const char *level = cause->code == ERR_CANCELLED ? "info" : "error"; // as was asked
+    (void)store_event(j->store, j->row.id, level, j->row.phase, cause->text, &e);
     if (!made && job_is_live(j) && j->live.source)
         (void)live_release(j, true, &e); // nothing is recorded for nobody
     bool fenced = job_is_live(j) && live_state(j) >= LIVE_COMMITTING;

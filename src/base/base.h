@@ -303,6 +303,9 @@ void opt_help(const struct opt *table, struct buf *out);
 // the process.
 void cancel_setup(void);
 bool cancel_requested(void);
+// For what has to be put back although all else ends: nothing is cancelled meanwhile, in
+// no thread. The third signal still is the way out.
+void cancel_hold(bool hold);
 // Becomes readable when cancelled; for poll loops. -1 before cancel_setup.
 int cancel_fd(void);
 // -1 with ERR_CANCELLED once cancelled, else 0. Long loops call it every step.

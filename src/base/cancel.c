@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 static volatile sig_atomic_t count;
+static volatile bool held;
 static int event = -1;
 
 static void on_signal(int signal_number)
@@ -34,14 +35,20 @@ void cancel_setup(void)
         sigaction(signals[i], &action, NULL);
 }
 
+void cancel_hold(bool hold)
+{
+    __atomic_store_n(&held, hold, __ATOMIC_SEQ_CST);
+}
+
 bool cancel_requested(void)
 {
-    return __atomic_load_n(&count, __ATOMIC_SEQ_CST) > 0;
+    return !__atomic_load_n(&held, __ATOMIC_SEQ_CST) &&
+           __atomic_load_n(&count, __ATOMIC_SEQ_CST) > 0;
 }
 
 int cancel_fd(void)
 {
-    return event;
+    return __atomic_load_n(&held, __ATOMIC_SEQ_CST) ? -1 : event;
 }
 
 int cancel_check(struct err *e)

@@ -50,6 +50,31 @@ static void third_signal(void)
     EXPECT(false);
 }
 
+static void held(void)
+{
+    struct err e = {0};
+    cancel_setup();
+    raise(SIGTERM);
+    cancel_hold(true);
+    EXPECT(!cancel_requested() && cancel_check(&e) == 0);
+    struct pollfd p = {.fd = cancel_fd(), .events = POLLIN};
+    EXPECT(poll(&p, 1, 0) == 0);
+    raise(SIGTERM);
+    cancel_hold(false);
+    EXPECT(cancel_requested() && cancel_check(&e) == -1);
+    p.fd = cancel_fd();
+    EXPECT(poll(&p, 1, 0) == 1);
+}
+
+static void third_while_held(void)
+{
+    cancel_setup();
+    cancel_hold(true);
+    for (int i = 0; i < 3; i++)
+        raise(SIGINT);
+    EXPECT(false);
+}
+
 static void wakes_wait(void)
 {
     struct err e = {0};
@@ -105,6 +130,8 @@ static const struct {
     {"the first signal sets the flag, the error and the descriptor", first_signal, 0},
     {"SIGTERM and SIGHUP count too", each_signal, 0},
     {"the third ends the process", third_signal, SIGINT},
+    {"held, it waits until what has to be put back is", held, 0},
+    {"... but for the third", third_while_held, SIGINT},
     {"waiting for a child wakes, unless told not to", wakes_wait, 0},
     {"a run child is ended", ends_run, 0},
     {"a rate limit lets go", ends_rate, 0},

@@ -37,6 +37,9 @@ struct copy_options {
     // after the first touches nothing else. An open round: with `only` NULL it is gone on
     // with, else what is left of it is merged into the round that begins.
     bool live;
+    // Of a live one by hashes: somebody else wrote to the target since the map was made,
+    // so that its own bytes decide everywhere.
+    bool target_changed;
     // The source's hashes (hashed_new); the map has BLAKE2b-256. Asked before a block is
     // read: what the target has is left alone. NULL: everything is read.
     struct disk *scan;
@@ -62,7 +65,7 @@ struct copy_result {
     uint64_t copy_ms, verify_ms;
     uint64_t verified;        // bytes compared
     uint64_t mismatched;      // blocks that differ: the copy is failed then
-    uint8_t digest[HASH_LEN]; // of the map, when there is one
+    uint8_t digest[HASH_LEN]; // of the map, when there is one; of a live round zeros
 };
 // Resumes by the map's watermark. Cancelled: ERR_CANCELLED after a checkpoint. At most 64
 // MiB or 5 s of work is ever not behind a checkpoint.

@@ -26,6 +26,11 @@ static int begin_next(struct live *l, const struct copy_options *o, uint32_t rou
         extents_append(&wanted, o->only->v[i].off, o->only->v[i].len, EXTENT_DATA);
     extents_align(&wanted, MAP_BLOCK, size);
     extents_or(&wanted, &l->doubt, &l->todo);
+    if (o->target_changed) {
+        static const struct extents none;
+        extents_done(&l->doubt);
+        extents_or(&l->todo, &none, &l->doubt);
+    }
     l->delta = round > 0;
     return map_begin(o->map, &l->todo, e);
 }

@@ -248,6 +248,30 @@ static void test_doubt(bool merged)
     rig_done(&r);
 }
 
+// The target ran as a machine of its own: what its map says holds nowhere.
+static void test_target_changed(void)
+{
+    struct rig r = rig_new("ran");
+    struct err e = {0};
+    AUTO(extents_done) struct extents all = {0};
+    struct copy_options o = options_of(&r);
+    run(&o);
+    uint8_t theirs[MAP_BLOCK];
+    memset(theirs, 0x5A, sizeof(theirs));
+    for (uint64_t b = 2; b < 8; b++) // one of them has no entry
+        must(disk_write(r.target, theirs, sizeof(theirs), b * MAP_BLOCK, &e), &e,
+             "write");
+    put(&r, 20, 3000);
+    extents_add(&all, 0, SIZE);
+    o.only = &all;
+    o.scan = r.hashes;
+    o.target_changed = true;
+    struct copy_result result = run(&o);
+    ok(equal(&r), "a target that was written to is as its source again");
+    is_u64(result.final.read, 6 * MAP_BLOCK, "... what it still has is not sent again");
+    rig_done(&r);
+}
+
 static void test_scan(void)
 {
     struct rig r = rig_new("scan");
@@ -390,6 +414,7 @@ int main(void)
         test_faults(i & 1, i & 2);
     test_doubt(false);
     test_doubt(true);
+    test_target_changed();
     test_scan();
     test_dedup();
     test_audit();

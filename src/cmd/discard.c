@@ -10,8 +10,11 @@ static int run(const struct globals *g, void *values, const struct strings *args
     AUTO(store_close) struct store *s = NULL;
     if (session_job(g, args, &id, &s, e))
         return -1;
+    struct progress progress;
+    progress_init(&progress, g);
+    struct job_ui ui = progress_ui(&progress);
     struct job_row job = {0};
-    if (job_discard(s, id, &job, e))
+    if (job_discard(s, id, &ui, &job, e))
         return -1;
     AUTO(buf_done) struct buf out = BUF_INIT(64 * KIB);
     if (g->json)
@@ -28,9 +31,12 @@ const struct command command_discard = {
     .name = "discard",
     .args = "JOB",
     .summary = "remove everything a job has made, its replicas included",
-    .help = "Stops and forgets the job's machine at the target and removes the job's "
-            "disks, maps and overlays there, whatever state it is in. The source is not "
-            "touched. Nothing else in godwit ever deletes a replica.",
+    .help =
+        "Stops and forgets the job's machine at the target and removes the job's "
+        "disks, maps and overlays there, whatever state it is in. The source's disks are "
+        "not touched; of a server that runs the agent is told, and the same line "
+        "again tells one that did not answer. Nothing else in godwit ever deletes a "
+        "replica.",
     .examples = "godwit discard 7\n",
     .min_args = 1,
     .max_args = 1,

@@ -42,6 +42,7 @@ __attribute__((unused)) static inline void auto_job_done(struct job *j)
     job_done(j);
 }
 void job_hand_over(struct job *j, struct job_row *ret);
+void job_add_ms(struct job *j, const char *name, uint64_t ms); // to "phases"
 void job_set_text(char **at, const char *text);
 // For tests: dies as kill -9 would when $GODWIT_STOP_AFTER says so.
 void job_stop_after(const char *what);

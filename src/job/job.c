@@ -104,7 +104,7 @@ struct helper_options job_helper_options(const struct job *j)
 }
 
 // Seconds add up over processes.
-static void add_ms(struct job *j, const char *name, uint64_t ms)
+void job_add_ms(struct job *j, const char *name, uint64_t ms)
 {
     json_t *phases = json_object_get(j->row.report, "phases");
     if (!phases) {
@@ -139,6 +139,15 @@ void job_stop_after(const char *what)
         kill(getpid(), SIGKILL);
 }
 
+static void leave(struct job *j)
+{
+    struct err e;
+    cancel_hold(true);
+    (void)live_forget(j, &e); // not made: not fenced, and then it notes what failed
+    (void)job_save(j, &e);    // as above
+    cancel_hold(false);
+}
+
 // What the row says of a failure. A refusal before anything was made leaves no job to go
 // on with: its name is free again.
 static void record_failure(struct job *j, const struct err *cause)
@@ -154,7 +163,7 @@ static void record_failure(struct job *j, const struct err *cause)
     const char *level = cause->code == ERR_CANCELLED ? "info" : "error"; // as was asked
     (void)store_event(j->store, j->row.id, level, j->row.phase, cause->text, &e);
     if (!made && job_is_live(j) && j->live.source)
-        (void)live_release(j, true, &e); // nothing is recorded for nobody
+        leave(j); // nothing is recorded for nobody
     bool fenced = job_is_live(j) && live_state(j) >= LIVE_COMMITTING;
     if (!made || (cause->code == ERR_CANCELLED && !fenced) || !j->ui || !j->ui->note)
         return;
@@ -181,7 +190,7 @@ static int run_phase(struct job *j, const struct phase *p, struct err *e)
     if (p->run(j, e))
         return -1;
     uint64_t ms = clock_ms() - start;
-    add_ms(j, p->name, ms);
+    job_add_ms(j, p->name, ms);
     j->row.phase_done = true;
     if (job_save(j, e))
         return -1;
@@ -190,16 +199,23 @@ static int run_phase(struct job *j, const struct phase *p, struct err *e)
     return store_event(j->store, j->row.id, "info", p->name, text, e);
 }
 
+// Behind the last phase that needs the source it is not asked any more; before, a new
+// process begins with it. A fence is that end, whether its phase was written down or not.
+static size_t first_phase(const struct job *j, const struct phase *phases)
+{
+    bool live = job_is_live(j);
+    size_t behind = phase_index(phases, live ? "cutover" : "verify") + 1;
+    size_t next = phase_index(phases, j->row.phase) + (j->row.phase_done ? 1 : 0);
+    if (next < behind)
+        return live && live_state(j) >= LIVE_FENCED ? behind : 0;
+    return next;
+}
+
 static int run_phases(struct job *j, struct err *e)
 {
     const struct phase *phases = phases_of(j);
-    size_t first = 0;
-    if (j->row.phase)
-        first = phase_index(phases, j->row.phase) + (j->row.phase_done ? 1 : 0);
-    // The last that needs the source.
-    if (first <= phase_index(phases, job_is_live(j) ? "cutover" : "verify"))
-        first = 0;
-    else if (job_place(j, e))
+    size_t first = first_phase(j, phases);
+    if (first && job_place(j, e))
         return -1;
     for (const struct phase *p = phases + first; p->name; p++) {
         if (run_phase(j, p, e))
@@ -282,6 +298,16 @@ static int absolute(const char *word, char **ret, struct err *e)
     return 0;
 }
 
+// A finish that was interrupted: some disks are one file already, others not yet.
+static int check_finished(const struct job *j, struct err *e)
+{
+    bool open = j->row.phase && strcmp(j->row.phase, "finish") == 0 && !j->row.phase_done;
+    return open ? err_set(e, ERR_REFUSED,
+                          "job %llu is being finished: `godwit finish %llu` goes on",
+                          (unsigned long long)j->row.id, (unsigned long long)j->row.id)
+                : 0;
+}
+
 static bool finals_are_there(struct job *j)
 {
     size_t n = json_array_size(json_object_get(j->row.report, "disks"));
@@ -298,6 +324,8 @@ static bool finals_are_there(struct job *j)
 static int answer_done(struct job *j, bool *ret_again, struct err *e)
 {
     *ret_again = false;
+    if (check_finished(j, e))
+        return -1;
     if (finals_are_there(j)) {
         job_note(j, "job %llu is done already", (unsigned long long)j->row.id);
         return 0;
@@ -434,6 +462,8 @@ static int go_on_fenced(struct job *j, uint64_t id, struct err *e)
 {
     if (job_take(j, id, e))
         return -1;
+    if (check_finished(j, e))
+        return -1;
     if (strcmp(j->row.state, "done") != 0)
         return job_run(j, e);
     if (!finals_are_there(j))
@@ -473,16 +503,26 @@ int job_migrate(struct store *s, const struct job_request *request,
 
 // --- the other verbs
 
+static int take_any(struct job *j, uint64_t id, struct err *e)
+{
+    return store_job_get(j->store, id, &j->row, e) || job_lock(j, id, e) ||
+                   load_request(j, e)
+               ? -1
+               : 0;
+}
+
+static int check_discarded(const struct job *j, struct err *e)
+{
+    if (strcmp(j->row.state, "discarded") != 0)
+        return 0;
+    return err_set(e, ERR_REFUSED, "job %llu was discarded%s%s",
+                   (unsigned long long)j->row.id, j->row.error ? ": " : "",
+                   j->row.error ? j->row.error : "");
+}
+
 int job_take(struct job *j, uint64_t id, struct err *e)
 {
-    if (store_job_get(j->store, id, &j->row, e) || job_lock(j, id, e) ||
-        load_request(j, e))
-        return -1;
-    if (strcmp(j->row.state, "discarded") == 0)
-        return err_set(e, ERR_REFUSED, "job %llu was discarded%s%s",
-                       (unsigned long long)id, j->row.error ? ": " : "",
-                       j->row.error ? j->row.error : "");
-    return 0;
+    return take_any(j, id, e) || check_discarded(j, e) ? -1 : 0;
 }
 
 int job_resume(struct store *s, uint64_t id, const struct job_ui *ui, struct job_row *ret,
@@ -491,90 +531,42 @@ int job_resume(struct store *s, uint64_t id, const struct job_ui *ui, struct job
     AUTO(job_done) struct job j = {.store = s, .ui = ui, .lock_fd = -1};
     if (job_take(&j, id, e))
         return -1;
-    if (strcmp(j.row.state, "done") != 0 && job_run(&j, e))
+    if (check_finished(&j, e) || (strcmp(j.row.state, "done") != 0 && job_run(&j, e)))
         return -1;
     job_hand_over(&j, ret);
     return 0;
 }
 
-int job_discard(struct store *s, uint64_t id, struct job_row *ret, struct err *e)
+static int undo_all(struct job *j, struct err *e)
 {
-    AUTO(job_done) struct job j = {.store = s, .lock_fd = -1};
-    if (job_take(&j, id, e))
+    if (!json_is_true(json_object_get(j->row.report, "made")))
+        return 0;
+    if (job_place(j, e) ||
+        (job_is_live(j) && live_state(j) >= LIVE_FENCED && live_stop_target(j, e)))
         return -1;
-    if (json_is_true(json_object_get(j.row.report, "made"))) {
-        if (job_place(&j, e))
+    const struct phase *phases = phases_of(j);
+    for (size_t i = phase_index(phases, "launch") + 1; i-- > 0;) {
+        if (phases[i].undo && phases[i].undo(j, e))
             return -1;
-        const struct phase *phases = phases_of(&j);
-        for (size_t i = phase_index(phases, "launch") + 1; i-- > 0;) {
-            if (phases[i].undo && phases[i].undo(&j, e))
-                return -1;
-        }
     }
+    return 0;
+}
+
+int job_discard(struct store *s, uint64_t id, const struct job_ui *ui,
+                struct job_row *ret, struct err *e)
+{
+    AUTO(job_done) struct job j = {.store = s, .ui = ui, .lock_fd = -1};
+    if (take_any(&j, id, e))
+        return -1;
+    bool over = strcmp(j.row.state, "discarded") == 0;
+    bool untold = over && json_is_true(json_object_get(j.row.report, "untold"));
+    if (!untold && (check_discarded(&j, e) || undo_all(&j, e)))
+        return -1;
     // With the target gone the source may serve again.
     if (job_is_live(&j) && live_forget(&j, e))
         return -1;
     job_set_text(&j.row.state, "discarded");
     if (job_save(&j, e) || store_event(s, id, "info", NULL, "discarded", e))
-        return -1;
-    job_hand_over(&j, ret);
-    return 0;
-}
-
-static int finish_disk(struct job *j, size_t i, struct err *e)
-{
-    struct cloud_disk *d = &j->place.disks[i];
-    if (strcmp(d->final_format, "qcow2") == 0 && strcmp(d->final, d->overlay) == 0 &&
-        !access(d->replica, F_OK)) {
-        // Killed after the commit and before the row was saved: the overlay is gone.
-        if (!access(d->overlay, F_OK) && overlay_commit(d->overlay, e))
-            return -1;
-        job_set_text(&d->final, d->replica);
-        job_set_text(&d->final_format, "raw");
-    }
-    if (file_remove(d->map, e))
-        return -1;
-    json_t *disk = job_disk(j, i);
-    json_object_set_new(disk, "final", json_string(d->final));
-    json_object_set_new(disk, "final_format", json_string(d->final_format));
-    return job_save(j, e);
-}
-
-static int finish(struct job *j, struct err *e)
-{
-    // Of a machine that was started, but was not seen to serve, the operator knows
-    // better.
-    bool started = job_is_live(j) && live_state(j) >= LIVE_LAUNCHED;
-    if (strcmp(j->row.state, "done") != 0 && !started)
-        return err_set(e, ERR_REFUSED, "job %llu is not done: resume it first",
-                       (unsigned long long)j->row.id);
-    if (job_place(j, e) || overlays_unused(j, e))
-        return -1;
-    job_set_text(&j->row.phase, "finish");
-    j->row.phase_done = false;
-    if (job_save(j, e))
-        return -1;
-    uint64_t start = clock_ms();
-    for (size_t i = 0; i < j->place.n_disks; i++) {
-        if (finish_disk(j, i, e))
-            return -1;
-    }
-    if (j->target->ops->import(j->target, &j->place, e))
-        return -1;
-    add_ms(j, "finish", clock_ms() - start);
-    if (job_is_live(j) && live_finish(j, e))
-        return -1;
-    if (job_write_report(j, e))
-        return -1;
-    j->row.phase_done = true;
-    return job_save(j, e);
-}
-
-int job_finish(struct store *s, uint64_t id, const struct job_ui *ui, struct job_row *ret,
-               struct err *e)
-{
-    AUTO(job_done) struct job j = {.store = s, .ui = ui, .lock_fd = -1};
-    if (job_take(&j, id, e) || finish(&j, e))
         return -1;
     job_hand_over(&j, ret);
     return 0;

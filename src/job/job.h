@@ -79,7 +79,8 @@ int job_resume(struct store *s, uint64_t id, const struct job_ui *ui, struct job
 int job_finish(struct store *s, uint64_t id, const struct job_ui *ui, struct job_row *ret,
                struct err *e);
 // Undoes every phase, replica included: the one thing that deletes it.
-int job_discard(struct store *s, uint64_t id, struct job_row *ret, struct err *e);
+int job_discard(struct store *s, uint64_t id, const struct job_ui *ui,
+                struct job_row *ret, struct err *e);
 // Of a source that runs: it serves again, the target does not. Before the fence: thaws;
 // afterwards: stops the target, drops what it wrote, un-fences. The job can go on.
 int job_rollback(struct store *s, uint64_t id, const struct job_ui *ui,

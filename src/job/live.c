@@ -41,29 +41,58 @@ static char *owner_of(const struct job *j)
     return xasprintf("%s:%s", host, store_dir(j->store));
 }
 
-int live_open(struct job *j, struct err *e)
+int live_take(struct job *j, struct cloud_harvest *h, struct err *e)
 {
     struct live *l = &j->live;
-    if (l->source)
-        return 0;
-    AUTO(cloud_close) struct cloud *c = NULL;
+    bool same = !l->harvest.n_disks || h->n_disks == l->harvest.n_disks;
+    for (size_t i = 0; same && i < l->harvest.n_disks; i++)
+        same = strcmp(h->disks[i].identity, l->harvest.disks[i].identity) == 0 &&
+               h->disks[i].size == l->harvest.disks[i].size;
+    if (!same) {
+        cloud_harvest_done(h);
+        return err_set(e, ERR_REFUSED,
+                       "the disks of %s are others than before: put them back, or "
+                       "discard the job and begin anew",
+                       j->request.source);
+    }
+    cloud_harvest_done(&l->harvest);
+    l->harvest = *h;
+    *h = (struct cloud_harvest){0};
+    return 0;
+}
+
+int live_arm(struct job *j, struct err *e)
+{
+    struct live *l = &j->live;
     AUTO(str_free) char *owner = owner_of(j);
     struct cloud_live live = {.job = j->row.id, .owner = owner};
     struct cloud_harvest h = {0};
-    uint64_t ignored;
-    if (open_rates(j, e) || cloud_open(j->request.source, store_dir(j->store), &c, e))
-        return -1;
-    c->ops->limit(c, l->rate, &ignored);
     uint64_t since = clock_ms();
-    while (c->ops->arm(c, &live, &h, e))
+    while (l->source->ops->arm(l->source, &live, &h, e))
         if (!live_patience(j, since, e))
             return -1;
-    cloud_harvest_done(&l->harvest);
-    l->harvest = h;
-    l->source = steal(c);
+    if (live_take(j, &h, e))
+        return -1;
     if (live_is_distrusted(j))
         live_distrust(j, NULL);
     return 0;
+}
+
+int live_open(struct job *j, struct err *e)
+{
+    struct live *l = &j->live;
+    uint64_t ignored;
+    if (l->source)
+        return 0;
+    if (open_rates(j, e) ||
+        cloud_open(j->request.source, store_dir(j->store), &l->source, e))
+        return -1;
+    l->source->ops->limit(l->source, l->rate, &ignored);
+    // To be let go it need not be what it was: a disk more or less keeps nobody.
+    if (!live_arm(j, e) || (l->leaving && e->code == ERR_REFUSED))
+        return 0;
+    cloud_close(steal(l->source));
+    return -1;
 }
 
 bool live_is_distrusted(const struct job *j)
@@ -118,7 +147,7 @@ bool live_patience(const struct job *j, uint64_t since_ms, const struct err *e)
     const struct live *l = &j->live;
     uint64_t now = clock_ms();
     uint64_t end = l->freeze_until_ms ? l->freeze_until_ms : since_ms + PATIENCE_MS;
-    if (e->code != ERR_RETRY || now >= end || cancel_requested())
+    if (e->code != ERR_RETRY || now >= end || cancel_requested() || l->leaving)
         return false;
     usleep(l->freeze_until_ms ? 100000 : 1000000); // ends early when cancelled
     return true;

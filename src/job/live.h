@@ -6,7 +6,8 @@
 //      "quiesce": [{"name", "ms"}] on the source, "forecast": before the cutover
 //      {"freeze_ms", "downtime_ms", "dirty_rate", "throughput"},
 //      "probes": ["ADDRESS:PORT"], "launched_with": bytes, "distrusted": {tracker: why},
-//      "disks": [{"epoch", "hash_round", "hash_epoch", "round"}]}
+//      "untold": true, "disks": [{"epoch", "hash_round", "hash_epoch", "round",
+//      "ran": true}]}
 #pragma once
 
 #include "job/forecast.h"
@@ -50,11 +51,16 @@ struct live {
     bool verified;
     uint64_t rehearsed_ms; // the conversion took so long, 0: it was not tried
     unsigned n_refused;    // rehearsals in a row
+    bool leaving; // the job ends: a source that does not answer is not waited for
 };
 
 // --- live.c: the source, and where the cutover stands
 
 int live_open(struct job *j, struct err *e); // connects and arms; again: nothing
+// Of what live_open opened, which may have been started anew since.
+int live_arm(struct job *j, struct err *e);
+// *h (taken) is the newest harvest, if it is of the same disks.
+int live_take(struct job *j, struct cloud_harvest *h, struct err *e);
 void live_close(struct job *j);
 enum live_state live_state(const struct job *j);
 // Saved before it is acted upon.
@@ -76,7 +82,10 @@ void live_step(struct job *j, const char *name, uint64_t ms); // of the downtime
 
 // After a failure: what holds, and how to go on or back.
 void live_say_stopped(struct job *j);
-// The job is over and nothing is left at the target: the source serves, unrecorded.
+// Stops and forgets the target's machine, and proves that nothing runs from its disks.
+int live_stop_target(struct job *j, struct err *e);
+// The job is over and nothing is left at the target: the source serves, unrecorded. The
+// report has "untold" where the agent could not be told.
 int live_forget(struct job *j, struct err *e);
 // The replica is the machine now.
 int live_finish(struct job *j, struct err *e);

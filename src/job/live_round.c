@@ -93,6 +93,7 @@ int live_replicas(struct job *j, struct err *e)
     }
     for (size_t i = 0; i < l->n_disks; i++) {
         const struct cloud_disk *d = &j->place.disks[i];
+        struct replica *r = &l->disks[i].replica;
         struct replica_options o = {
             .path = d->replica,
             .map_path = d->map,
@@ -100,8 +101,15 @@ int live_replicas(struct job *j, struct err *e)
             .identity = json_string_value(json_object_get(disk_of(j, i), "identity")),
             .hash = MAP_BLAKE2B,
         };
-        if (!l->disks[i].replica.map && replica_open(&o, &l->disks[i].replica, e))
+        if (!r->map && replica_open(&o, r, e))
             return -1;
+        // Changes go on top of nothing less than what they are changes to.
+        if (map_state(r->map).round < json_u64_at(disk_of(j, i), "round"))
+            return err_set(e, ERR_REFUSED,
+                           "%s is not the replica that job %llu has copied, or an older "
+                           "state of it: put it back with its map, or discard the job "
+                           "and begin anew",
+                           d->replica, (unsigned long long)j->row.id);
     }
     return 0;
 }
@@ -148,12 +156,31 @@ static int list_used(struct job *j, size_t i, struct extents *ret, struct err *e
     return 0;
 }
 
+// Did its copy run on the replica itself? Then nothing in its map is believed.
+static bool has_run(const struct job *j, size_t i)
+{
+    return json_is_true(json_object_get(disk_of(j, i), "ran"));
+}
+
+static int list_replica(struct job *j, size_t i, struct extents *ret, struct err *e)
+{
+    struct disk *d = j->live.disks[i].replica.disk;
+    uint64_t size = j->place.disks[i].size, done;
+    for (uint64_t off = 0; off < size; off += done)
+        if (cancel_check(e) || disk_extents(d, off, size - off, ret, &done, e))
+            return -1;
+    extents_align(ret, MAP_BLOCK, size);
+    return 0;
+}
+
 // What is in use, and what was when it was copied: that is in the replica.
 static int list_all(struct job *j, size_t i, struct extents *ret, struct err *e)
 {
     AUTO(extents_done) struct extents used = {0};
     AUTO(extents_done) struct extents known = {0};
-    if (list_used(j, i, &used, e) || copy_known(j->live.disks[i].replica.map, &known, e))
+    if (list_used(j, i, &used, e) ||
+        (has_run(j, i) ? list_replica(j, i, &known, e)
+                       : copy_known(j->live.disks[i].replica.map, &known, e)))
         return -1;
     extents_or(&used, &known, ret);
     return 0;
@@ -162,7 +189,7 @@ static int list_all(struct job *j, size_t i, struct extents *ret, struct err *e)
 bool live_unknown(const struct job *j, size_t i)
 {
     const struct cloud_live_disk *d = &j->live.harvest.disks[i];
-    return live_is_distrusted(j) || !d->known ||
+    return live_is_distrusted(j) || !d->known || has_run(j, i) ||
            !epoch_is(disk_of(j, i), "epoch", d->epoch);
 }
 
@@ -201,6 +228,7 @@ static struct copy_options options_of(struct job *j, size_t i)
                                  .map = d->replica.map,
                                  .target_is_zero = d->replica.is_zero,
                                  .live = true,
+                                 .target_changed = has_run(j, i),
                                  .progress = progress,
                                  .progress_context = j,
                                  .poll = poll};
@@ -228,6 +256,16 @@ static bool is_open(const struct map *m)
     return s.round > 0 && !s.round_complete;
 }
 
+// A source that was started anew knows nothing of this job. Armed again it goes on: what
+// it did not record is found by hashes, because its epochs are others.
+static bool armed_again(struct job *j, bool *armed, struct err *e)
+{
+    if (*armed || e->code != ERR_REFUSED || live_arm(j, e))
+        return false;
+    *armed = true;
+    return true;
+}
+
 // Until it is complete, through connections that break.
 static int copy_todo(struct job *j, size_t i, const struct extents *todo, bool hashes,
                      struct copy_result *ret, struct err *e)
@@ -236,7 +274,7 @@ static int copy_todo(struct job *j, size_t i, const struct extents *todo, bool h
     size_t n_others = 0;
     AUTO(free) void *memory = others_of(j, i, &n_others);
     uint64_t since = clock_ms();
-    bool told = false;
+    bool told = false, armed = false;
     for (;;) {
         uint64_t start = clock_ms();
         bool again = is_open(d->replica.map);
@@ -253,8 +291,12 @@ static int copy_todo(struct job *j, size_t i, const struct extents *todo, bool h
                 return 0;
         }
         close_views(d);
-        if (clock_ms() - start > LONG_MS)
+        if (clock_ms() - start > LONG_MS) {
             since = clock_ms();
+            armed = false;
+        }
+        if (armed_again(j, &armed, e))
+            continue;
         if (!live_patience(j, since, e) || live_poll(j, e))
             return -1;
         if (!told)
@@ -297,8 +339,10 @@ static int round_disk(struct job *j, size_t i, uint64_t id, struct err *e)
         j->ui->disk_done(j->ui->context);
     if (status)
         return -1;
-    if (json_u64_at(disk, "hash_round") == id)
+    if (json_u64_at(disk, "hash_round") == id) {
         json_object_set(disk, "epoch", json_object_get(disk, "hash_epoch"));
+        json_object_del(disk, "ran");
+    }
     set_number(disk, "round", id);
     add_number(disk, "read", r.final.read);
     add_number(disk, "written", r.final.written);
@@ -376,24 +420,15 @@ static int harvest(struct job *j, uint64_t id, struct err *e)
     struct live *l = &j->live;
     struct cloud_harvest h = {0};
     uint64_t since = clock_ms();
+    bool armed = false;
     while (l->source->ops->harvest(l->source, id, id - 1, &h, e))
-        if (!live_patience(j, since, e) || live_poll(j, e))
+        if (!armed_again(j, &armed, e) &&
+            (!live_patience(j, since, e) || live_poll(j, e)))
             return -1;
-    bool same = h.n_disks == l->harvest.n_disks;
-    for (size_t i = 0; same && i < h.n_disks; i++)
-        same = strcmp(h.disks[i].identity, l->harvest.disks[i].identity) == 0 &&
-               h.disks[i].size == l->harvest.disks[i].size;
     // Another process of the agent's counts anew.
     uint64_t held = h.held_ms - min_u64(h.held_ms, l->harvest.held_ms);
     l->held = l->took_ms ? (double)held / (double)l->took_ms : 0;
-    cloud_harvest_done(&l->harvest);
-    l->harvest = h;
-    if (!same)
-        return err_set(e, ERR_REFUSED,
-                       "the disks of %s are others than before: put them back, or "
-                       "discard the job and begin anew",
-                       j->request.source);
-    return 0;
+    return live_take(j, &h, e);
 }
 
 // The first harvest is the arming; what the disks are from then on is measured by it.
@@ -447,8 +482,9 @@ int live_round(struct job *j, struct err *e)
         l->changed += l->harvest.disks[i].changed;
         if (unknown && !l->freeze_until_ms && !live_is_distrusted(j))
             job_note(j, "disk %zu is gone through by hashes: %s", i,
-                     l->harvest.disks[i].why ? l->harvest.disks[i].why
-                                             : "its changes were not all recorded");
+                     has_run(j, i)             ? "its copy wrote to the replica"
+                     : l->harvest.disks[i].why ? l->harvest.disks[i].why
+                                               : "its changes were not all recorded");
     }
     if (scanned && l->freeze_until_ms && !l->forecast.scan_ms)
         return err_set(e, ERR_RETRY, "the tracker lost something inside the freeze");

@@ -134,14 +134,18 @@ static int freeze_and_copy(struct job *j, struct err *e)
     return status;
 }
 
-// Before the fence: the source serves again, whatever went wrong.
+// Before the fence: the source serves again, whatever went wrong. Also who wants godwit
+// to end does not want the source to wait for its deadline.
 static int thaw(struct job *j, struct err *e)
 {
     struct err cause = *e, later;
+    j->live.leaving = cancel_requested();
+    cancel_hold(true);
     if (live_release(j, false, &later))
         job_note(j, "the source thaws by itself at its deadline: %s", later.text);
     else if (live_set_state(j, LIVE_READY, &later))
         job_note(j, "%s", later.text);
+    cancel_hold(false);
     *e = cause;
     return -1;
 }
@@ -172,8 +176,10 @@ int phase_live_cutover(struct job *j, struct err *e)
 {
     struct live *l = &j->live;
     bool again = false;
-    if (live_state(j) >= LIVE_FENCED)
+    if (live_state(j) >= LIVE_FENCED) { // it was asked whether it is
+        live_close(j);
         return 0;
+    }
     for (unsigned n = 0; n < CUTOVERS_MAX; n++) {
         if (again) {
             job_note(j, "the cutover did not come to its end, the source serves: %s",

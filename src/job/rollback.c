@@ -4,8 +4,13 @@
 // let go: at no moment both run. The replicas stay, so that the job can go on.
 #include "job/internal.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#define IN_USE_MS 3000
+#define IN_USE_STEP_US 20000
 
 void live_say_stopped(struct job *j)
 {
@@ -36,18 +41,49 @@ static uint64_t written_there(const struct job *j)
     return now > then ? now - then : 0;
 }
 
-static int stop_target(struct job *j, struct err *e)
+static int replicas_unused(struct job *j, struct err *e)
 {
-    bool launched = live_state(j) >= LIVE_LAUNCHED;
+    for (size_t i = 0; i < j->place.n_disks; i++) {
+        const char *path = j->place.disks[i].replica;
+        AUTO(fd_close) int fd = open(path, O_RDWR | O_CLOEXEC);
+        if (fd < 0 && errno != ENOENT)
+            return err_errno(e, errno, "opening %s", path);
+        if (fd >= 0 && disk_lock(fd, path, true, e))
+            return err_wrap(e, "%s has to be off", j->row.name);
+    }
+    return 0;
+}
+
+int live_stop_target(struct job *j, struct err *e)
+{
+    uint64_t start = clock_ms();
     if (job_place(j, e) || phase_import_undo(j, e))
         return -1;
-    if (launched) {
-        char bytes[16];
+    // What a killed process of ours had started ends a little later.
+    while (overlays_unused(j, e) || replicas_unused(j, e)) {
+        if (e->code != ERR_REFUSED || clock_ms() - start >= IN_USE_MS ||
+            cancel_requested())
+            return -1;
+        usleep(IN_USE_STEP_US);
+    }
+    return 0;
+}
+
+// It is off: what it wrote is dropped. Of one that was not converted that lies in the
+// replicas, which the next round looks through.
+static int drop_target(struct job *j, struct err *e)
+{
+    char bytes[16];
+    for (size_t i = 0; i < j->place.n_disks && j->request.no_convert; i++)
+        json_object_set_new(job_disk(j, i), "ran", json_true());
+    if (j->request.no_convert && live_state(j) >= LIVE_LAUNCHED)
+        job_note(j, "the target is off; what was written there is undone by the next "
+                    "round");
+    else if (live_state(j) >= LIVE_LAUNCHED)
         job_note(j,
                  "the target is off; about %s that was written there since it was "
                  "started is lost",
                  str_bytes(written_there(j), bytes));
-    }
     return phase_convert_undo(j, e);
 }
 
@@ -64,18 +100,23 @@ static int rollback(struct job *j, struct err *e)
                        "job %llu is finished, its replica is the machine now; on the "
                        "source's console `godwit-agent unfence --force` lets it serve",
                        (unsigned long long)j->row.id);
-    if (state >= LIVE_FENCED && stop_target(j, e))
-        return -1;
-    if (live_open(j, e) || live_release(j, false, e) || live_set_state(j, LIVE_READY, e))
+    if (state >= LIVE_FENCED && (live_stop_target(j, e) || drop_target(j, e)))
         return -1;
     AUTO(json_free)
     json_t *done = json_pack("{s:n, s:n, s:n}", "rollback", "cutover", "pause");
-    job_note(j, "the source serves, its changes are recorded again");
     json_object_del(j->row.report, "launched_with");
     job_set_text(&j->row.phase, state >= LIVE_FENCED ? "rounds" : j->row.phase);
     j->row.phase_done = false;
     job_set_text(&j->row.state, "stopped");
     job_set_text(&j->row.error, NULL);
+    // Said before it is let go: whoever comes after a kill lets it go too, and must not
+    // start its copy again.
+    if (state >= LIVE_QUIESCED && live_set_state(j, LIVE_QUIESCED, e))
+        return -1;
+    if (live_open(j, e) || live_release(j, false, e) ||
+        live_set_state(j, state >= LIVE_QUIESCED ? LIVE_READY : state, e))
+        return -1;
+    job_note(j, "the source serves, its changes are recorded again");
     return store_wish_change(j->store, j->row.id, done, e) || job_save(j, e) ? -1 : 0;
 }
 
@@ -93,12 +134,19 @@ int job_rollback(struct store *s, uint64_t id, const struct job_ui *ui,
 int live_forget(struct job *j, struct err *e)
 {
     bool fenced = live_state(j) >= LIVE_COMMITTING;
-    if (!live_open(j, e) && !live_release(j, true, e))
+    j->live.leaving = !fenced;
+    bool told = !live_open(j, e) && (!live_release(j, true, e) ||
+                                     e->code == ERR_REFUSED); // not ours any more
+    json_object_set_new(j->row.report, "untold", json_boolean(!told));
+    if (told)
         return 0;
     if (fenced)
         return err_wrap(e, "the target's machine is removed, but the source is still "
                            "fenced");
-    job_note(j, "the agent was not told, it goes on recording changes: %s", e->text);
+    job_note(j,
+             "the agent was not told that the job is over, and takes no other one: "
+             "`godwit discard %llu` tells it when it is back: %s",
+             (unsigned long long)j->row.id, e->text);
     return 0;
 }
 

@@ -4,7 +4,8 @@
 #
 #   cached KIND FILE…       where KIND lies that these files make: $out; takes its lock. Prints nothing. 0: it is there
 #   begin                   it is made now: $work is a folder that goes with the script, stdout goes to stderr, 3 is stdout
-#   bootstrap SUITE PACKAGES HOOK    a Debian in $work/root; HOOK runs with its folder, once it is installed
+#   bootstrap SUITE PACKAGES HOOK    a Debian in $work/root; HOOK runs with its folder, once it is installed; $init: its
+#                           process 1 instead of systemd
 #   whole_disk FILE         a loop device with partitions over it, in $whole; $disk is FILE
 #   part NUMBER             offset and size of a partition of $disk, in bytes
 #   attach OFFSET SIZE      a loop device over that part of $disk, in $loop
@@ -64,7 +65,7 @@ done_making() {
 
 bootstrap() {
     mmdebstrap --quiet --variant=minbase --mode=root --skip=check/empty \
-        --include="initramfs-tools,systemd-sysv,udev,ifupdown,iproute2,kmod,zstd,$2" \
+        --include="initramfs-tools,${init:-systemd-sysv},udev,ifupdown,iproute2,kmod,zstd,$2" \
         --aptopt='APT::Install-Recommends "false"' --dpkgopt='path-exclude=/usr/share/doc/*' \
         --dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-exclude=/usr/share/man/*' \
         --customize-hook="$3" "$1" "$work/root"

@@ -18,6 +18,9 @@
 #   live_qmp NAME COMMAND    QMP, for example '{"execute": "stop"}'
 #   live_fact NAME FACT      address, mac, suite, hardware, nic
 #   live_collect FILE        collects acknowledgements on 192.0.2.1:7000;   live_collected: ends it, its summary on stdout
+#   live_ping                asks the machine at $address all the time;   live_pinged: ends it, what it saw in the file ping
+#   live_enroll NAME         its agent ($AGENT), enrolled as crm01 by the line that godwit prints; its address in $address
+#   live_libvirtd            a libvirtd of this test's own, on this network: its URI in $uri; skips the test where it cannot be
 #
 # A processor with few features: for each more, a guest loads drivers that TCG takes seconds for.
 # A power cut loses what the guest had not written out; what QEMU had given to this kernel stays.
@@ -159,3 +162,37 @@ live_collected() {
     wait "$live_collector"
     cat collected
 }
+
+live_ping() { "$records" ping "$address" 7777 > ping & pinger=$!; }
+live_pinged() {
+    sleep 1 # the first answers of whoever serves now
+    kill $pinger
+    wait $pinger
+}
+
+live_enroll() {
+    local agent=${AGENT:-$top/build/src/agent/godwit-agent} enroll
+    # One with sanitizers is not static; the plain build's is meant then.
+    if ldd "$agent" 2> /dev/null | grep -q 'lib[a-z]*san'; then agent=$top/build/src/agent/godwit-agent; fi
+    address=$(live_fact "$1" address)
+    live_push "$1" "$agent" /root/godwit-agent || return 1
+    "$godwit" agent enroll crm01 --at "$address:7443" > line 2> enroll.log &
+    enroll=$!
+    until [ -s line ]; do kill -0 $enroll || return 1; sleep 0.1; done
+    # The line as it is printed, but for the program's place.
+    live_run "$1" "PATH=\$PATH:/root; $(cat line)" > agent.log 2>&1
+    wait $enroll
+}
+
+live_libvirtd() {
+    requires virsh libvirtd
+    mkdir d
+    uri=$(LIBVIRTD_NETWORK=here "$top/tests/libvirtd" start "$work/d" $$ 2> why)
+    case $? in
+    0) ;;
+    77) echo "1..0 # SKIP $(cat why)" && exit 0 ;;
+    *) echo "Bail out! $(cat why)" && exit 1 ;;
+    esac
+    cleanup "'$top/tests/libvirtd' stop '$work/d'"
+}
+virsh() { command virsh -q -c "$uri" "$@"; }

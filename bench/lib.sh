@@ -7,7 +7,8 @@
 #   bench_host SIZE…         the hosts, a disk of each SIZE with ext4 on it, the agent enrolled as crm
 #   fill FILE BYTES          random bytes; FILE below the folder
 #   g COMMAND…               godwit
-#   g_begin OPTION…          `godwit migrate agent://crm OPTION…`, its process in $job; its words in err
+#   g_begin OPTION…          `godwit migrate agent://crm OPTION…`, its process in $job; its words in err; $g_from: another
+#                            source
 #   wait_for STATE JOB PID   until a job is in this state (READY…), five minutes at most, as long as its process runs
 #   wire                     bytes that crossed the cable so far, both directions, headers included
 #   load_begin, load_mark, load_end    bench/dirty on the first disk; its figures in the file load
@@ -34,7 +35,7 @@ bench_host() {
 fill() { head -c "$2" /dev/urandom | on_server tee "$work/$1" > /dev/null; }
 g() { on_godwit "$GODWIT" "$@"; }
 g_begin() {
-    (exec nsenter -t "$godwit_ns" -n "$GODWIT" migrate agent://crm --no-convert -q "$@" > log 2> err) &
+    (exec nsenter -t "$godwit_ns" -n "$GODWIT" migrate "${g_from:-agent://crm}" --no-convert -q "$@" > log 2> err) &
     job=$!
 }
 wait_for() {

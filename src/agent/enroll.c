@@ -126,7 +126,7 @@ int enroll(const struct enroll_options *o, struct err *e)
     int fd, status;
     for (;;) {
         status = o->listen ? wait_for_peer(o->listen, &fd, e)
-                           : tcp_connect(o->dial, STEP_MS, &fd, e);
+                           : tcp_connect(o->dial, 0, STEP_MS, &fd, e);
         bool reached = status == 0;
         if (reached)
             status = talk(&n, fd, o->listen != NULL, e);

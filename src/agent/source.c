@@ -300,7 +300,7 @@ static int listen_loop(struct source *s, struct err *e)
 static int dial_one(struct source *s, bool control, struct err *e)
 {
     int fd;
-    if (tcp_connect(s->config.dial, HANDSHAKE_MS, &fd, e)) {
+    if (tcp_connect(s->config.dial, 0, HANDSHAKE_MS, &fd, e)) {
         pthread_mutex_lock(&s->lock);
         gate_dialled_in_vain(s->gate);
         pthread_mutex_unlock(&s->lock);

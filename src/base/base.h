@@ -409,6 +409,14 @@ void rate_set(struct rate *r, uint64_t bytes_per_second);
 bool rate_limited(struct rate *r); // by itself or a parent; NULL: no
 // Sleeps until `bytes` may pass (NULL r: at once). Returns early when cancelled.
 void rate_wait(struct rate *r, uint64_t bytes);
+// Its parts, for who has to look around while it waits. Pays and returns 0, or the
+// nanoseconds until it is worth asking again, a tenth of a second at most, for
+// rate_sleep, which returns early when cancelled.
+uint64_t rate_take(struct rate *r, uint64_t bytes);
+void rate_sleep(uint64_t ns);
+// For what has passed unasked, and back for what was paid and did not pass.
+void rate_pay(struct rate *r, uint64_t bytes);
+void rate_refund(struct rate *r, uint64_t bytes);
 
 // --- hash.c: XXH3-128 (xxhash.h, the canonical big-endian form)
 

@@ -149,30 +149,78 @@ bool rate_limited(struct rate *r)
 
 // --- passing
 
-// Pays and returns 0, or the nanoseconds until it is worth asking again.
-static uint64_t try_take(struct bucket *b, uint64_t bytes)
+static uint64_t cost_ns(uint64_t bytes, uint64_t per_second)
+{
+    unsigned __int128 cost = (unsigned __int128)bytes * NS_PER_S / per_second;
+    return cost > COST_MAX ? COST_MAX : (uint64_t)cost;
+}
+
+// Nanoseconds until it is worth asking again; 0: the bucket is not in debt.
+static uint64_t in_debt(const struct bucket *b)
+{
+    uint64_t paid = b->paid_ns, now = clock_ns();
+    return b->per_second > 0 && paid > now ? min_u64(paid - now, SLICE_NS) : 0;
+}
+
+// Pays, and if `when_paid`, only out of debt: otherwise returns what in_debt() does.
+static uint64_t pay(struct bucket *b, uint64_t bytes, bool when_paid)
 {
     uint64_t paid = b->paid_ns, next;
     do {
         uint64_t per_second = b->per_second, now = clock_ns();
         if (per_second == 0)
             return 0;
-        if (paid > now)
+        if (when_paid && paid > now)
             return min_u64(paid - now, SLICE_NS);
-        unsigned __int128 cost = (unsigned __int128)bytes * NS_PER_S / per_second;
         next = max_u64(paid, now > SLICE_NS ? now - SLICE_NS : 0) +
-               (cost > COST_MAX ? COST_MAX : (uint64_t)cost);
+               cost_ns(bytes, per_second);
     } while (!atomic_compare_exchange_weak(&b->paid_ns, &paid, next));
     return 0;
 }
 
-void rate_wait(struct rate *r, uint64_t bytes)
+uint64_t rate_take(struct rate *r, uint64_t bytes)
+{
+    uint64_t ns = 0;
+    for (struct rate *at = r; at; at = at->parent)
+        ns = max_u64(ns, in_debt(at->b));
+    while (r && r->b->per_second == 0)
+        r = r->parent;
+    if (ns > 0 || !r)
+        return ns;
+    // Of many that come at once one passes here. It has paid then, and is not held up
+    // further above by others who came at the same moment.
+    ns = pay(r->b, bytes, true);
+    if (ns == 0)
+        rate_pay(r->parent, bytes);
+    return ns;
+}
+
+void rate_pay(struct rate *r, uint64_t bytes)
+{
+    for (; r; r = r->parent)
+        (void)pay(r->b, bytes, false);
+}
+
+void rate_refund(struct rate *r, uint64_t bytes)
 {
     for (; r; r = r->parent) {
-        for (uint64_t ns; !cancel_requested() && (ns = try_take(r->b, bytes)) > 0;) {
-            struct pollfd cancel = {.fd = cancel_fd(), .events = POLLIN};
-            struct timespec wait = {.tv_nsec = (long)ns};
-            ppoll(&cancel, 1, &wait, NULL);
-        }
+        uint64_t paid = r->b->paid_ns, per_second, cost;
+        do {
+            per_second = r->b->per_second;
+            cost = per_second ? min_u64(cost_ns(bytes, per_second), paid) : 0;
+        } while (!atomic_compare_exchange_weak(&r->b->paid_ns, &paid, paid - cost));
     }
+}
+
+void rate_wait(struct rate *r, uint64_t bytes)
+{
+    for (uint64_t ns; !cancel_requested() && (ns = rate_take(r, bytes)) > 0;)
+        rate_sleep(ns);
+}
+
+void rate_sleep(uint64_t ns)
+{
+    struct pollfd cancel = {.fd = cancel_fd(), .events = POLLIN};
+    struct timespec wait = {.tv_nsec = (long)ns};
+    ppoll(&cancel, 1, &wait, NULL);
 }

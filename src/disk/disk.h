@@ -137,6 +137,9 @@ struct nbd_options {
     // Instead of `socket`: gives a connected stream for each connection. `peer` is what
     // messages call the server.
     int (*connect)(void *context, int *ret_fd, struct err *e);
+    // With `connect`: how many connections are worth having in use now, asked before each
+    // request and at least 1; NULL: all.
+    unsigned (*worth)(void *context);
     void *context; // borrowed while the disk lives
     const char *peer;
     // Metadata context that extents come from, NULL: base:allocation. Of another one

@@ -27,6 +27,7 @@ struct nbd {
     char *peer;   // what messages call the server
     char *export_name, *meta_context;
     int (*connect)(void *context, int *ret_fd, struct err *e);
+    unsigned (*worth)(void *context); // NULL: n_max
     void *context;
     uint64_t request_min, request_max;
     bool has_context, has_zero, has_flush;
@@ -117,12 +118,19 @@ static int nbd_connect_one(struct nbd *n, struct nbd_handle **ret, struct err *e
     return 0;
 }
 
+static bool nbd_may_take(const struct nbd *n)
+{
+    unsigned n_used = n->n_open - n->n_idle;
+    return n_used < n->n_max && (!n->worth || n_used < n->worth(n->context));
+}
+
 // A connection for one request; waits for one when all are in use.
 static int nbd_take(struct nbd *n, struct nbd_handle **ret, struct err *e)
 {
     pthread_mutex_lock(&n->mutex);
-    while (n->n_idle == 0 && n->n_open >= n->n_max)
+    while (!nbd_may_take(n))
         pthread_cond_wait(&n->freed, &n->mutex);
+    pthread_cond_signal(&n->freed); // more may be worth it than when the next one looked
     if (n->n_idle > 0) {
         *ret = n->idle[--n->n_idle];
         pthread_mutex_unlock(&n->mutex);
@@ -433,6 +441,7 @@ static void nbd_name(struct nbd *n, const struct nbd_options *o)
     n->export_name = xstrdup(export);
     n->meta_context = xstrdup(o->meta_context != NULL ? o->meta_context : ALLOCATION);
     n->connect = o->connect;
+    n->worth = o->worth;
     n->context = o->context;
     n->socket = o->connect == NULL ? xstrdup(o->socket) : NULL;
     n->peer = xstrdup(o->connect == NULL ? o->socket : o->peer);

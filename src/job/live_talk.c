@@ -5,7 +5,7 @@
 
 #include <unistd.h>
 
-#define POLL_MS 300
+#define POLL_MS 100
 #define TELL_MS 500
 
 static int fulfilled(struct job *j, const char *wish, struct err *e)

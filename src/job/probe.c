@@ -36,7 +36,7 @@ static bool answers(const char *where)
 {
     AUTO(fd_close) int fd = -1;
     struct err ignored; // every reason is the same here
-    return !tcp_connect(where, CONNECT_MS, &fd, &ignored) && !is_here(fd);
+    return !tcp_connect(where, 0, CONNECT_MS, &fd, &ignored) && !is_here(fd);
 }
 
 // Adds what answers at one address.

@@ -128,9 +128,17 @@ void wire_proof(const struct wire_peer *peer, const char *token, const char *who
 
 // --- tcp.c: numeric addresses only ("192.0.2.1:7443", "[2001:db8::1]:7443")
 
-int tcp_connect(const char *address, uint64_t timeout_ms, int *ret_fd, struct err *e);
+// bytes_per_second: the limit that there will be, see tcp_expect.
+int tcp_connect(const char *address, uint64_t bytes_per_second, uint64_t timeout_ms,
+                int *ret_fd, struct err *e);
 // Port 0: any; free() *ret_address, which says which.
 int tcp_listen(const char *address, int *ret_fd, char **ret_address, struct err *e);
 // Keep-alive that notices a dead peer within about 15 s; no delay; bounded buffers when
 // the wire has a rate.
 void tcp_tune(int fd, uint64_t bytes_per_second);
+// Of a socket before it is connected, or that listens: its connections begin with as
+// little on the way as tcp_tune will allow them.
+void tcp_expect(int fd, uint64_t bytes_per_second);
+// How many connections a limit is worth: with more of them each would be a trickle, and
+// what they hold in their buffers much of a second's bytes. 0, no limit: many.
+unsigned tcp_together(uint64_t bytes_per_second);

@@ -44,13 +44,22 @@ static void take(struct queue *q, size_t len)
 
 // --- the TCP socket
 
-// How much may pass before it is paid for: a sixteenth of a second's.
+// What may be moved before the rate is asked again: a sixteenth of a second's.
+static uint64_t piece(const struct wire *w)
+{
+    return w->limit ? min_u64(max_u64(w->limit / 16, PIECE_MIN), WIRE_PIECE) : SIZE_MAX;
+}
+
 static uint64_t allowed(const struct wire *w)
 {
-    if (w->limit == 0)
-        return SIZE_MAX;
-    uint64_t piece = min_u64(max_u64(w->limit / 16, PIECE_MIN), WIRE_PIECE);
-    return piece > w->owed ? piece - w->owed : 0;
+    return piece(w) - min_u64(piece(w), w->used);
+}
+
+static void note_moved(struct wire *w, size_t n, _Atomic uint64_t *count)
+{
+    w->moved += n;
+    w->used += n;
+    *count += n;
 }
 
 static int bio_write(BIO *bio, const char *data, size_t len, size_t *ret_len)
@@ -78,8 +87,7 @@ static int bio_read(BIO *bio, char *data, size_t len, size_t *ret_len)
     if (most > 0)
         n = recv(w->tcp, data, most, MSG_DONTWAIT);
     if (n > 0) {
-        w->owed += (uint64_t)n;
-        w->count->received += (uint64_t)n;
+        note_moved(w, (size_t)n, &w->count->received);
         *ret_len = (size_t)n;
         return 1;
     }
@@ -139,8 +147,7 @@ bool relay_flush(struct wire *w)
         }
         if (n <= 0)
             break;
-        w->owed += (uint64_t)n;
-        w->count->sent += (uint64_t)n;
+        note_moved(w, (size_t)n, &w->count->sent);
         take(&w->out, (size_t)n);
         moved = true;
     }
@@ -149,19 +156,54 @@ bool relay_flush(struct wire *w)
     return moved;
 }
 
+static uint64_t arrived(const struct wire *w) // and not yet read
+{
+    int n = 0;
+    return ioctl(w->tcp, SIOCINQ, &n) == 0 && n > 0 ? (uint64_t)n : 0;
+}
+
+// What has crossed the network is paid for when it is seen, not when it is read. Returns
+// for how much more is to be paid before the next piece is moved: what is read makes room
+// for as much, which is on its way before anybody can see it.
+static uint64_t settle(struct wire *w)
+{
+    uint64_t here = arrived(w), crossed = w->moved + here;
+    if (crossed > w->paid) {
+        rate_pay(w->rate, crossed - w->paid);
+        w->paid = crossed;
+    }
+    uint64_t next = min_u64(here + waiting(&w->out), piece(w)), ahead = w->paid - crossed;
+    if (next == 0 && ahead > 0 && w->used == 0) { // the peer had no more
+        rate_refund(w->rate, ahead);
+        w->paid = crossed;
+    }
+    return next - min_u64(next, ahead);
+}
+
 void relay_pay(struct wire *w)
 {
-    uint64_t limit = rate_lowest(w->rate);
+    uint64_t limit = rate_lowest(w->rate), want, ns;
     if (limit != w->limit) {
+        if (w->limit == 0)
+            w->paid = w->moved + arrived(w);
         w->limit = limit;
         tcp_tune(w->tcp, limit);
     }
-    if (w->owed == 0)
+    if (limit == 0) {
+        w->used = 0;
         return;
-    uint64_t start = limit ? clock_ns() : 0;
-    rate_wait(w->rate, w->owed);
-    w->owed = 0;
-    if (limit && w->zip)
+    }
+    want = settle(w);
+    if (w->used == 0)
+        return;
+    uint64_t start = clock_ns();
+    while (!cancel_requested() && (ns = rate_take(w->rate, want)) > 0) {
+        rate_sleep(ns);
+        want = settle(w);
+    }
+    w->paid += want;
+    w->used = 0;
+    if (w->zip)
         zip_waited(w->zip, clock_ns() - start);
 }
 
@@ -375,7 +417,7 @@ void relay_run(struct wire *w)
         bool moved = !w->broken && pump_up(w);
         moved |= !w->broken && relay_flush(w);
         moved |= pump_down(w);
-        moved |= w->owed > 0;
+        moved |= w->used > 0;
         relay_pay(w);
         if (!moved)
             wait_for_more(w);

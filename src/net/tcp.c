@@ -16,8 +16,10 @@
 #define BACKLOG 64
 #define DEAD_MS 15000
 #define UNSENT_MAX (256 * 1024) // more waits with us, where it can be compressed
-#define TOGETHER 8 // connections that share a limit, when there is much to move
+#define TOGETHER 8              // connections that share a limit, at most
+#define SHARE (256 * KIB)       // of a second, to each of them, when there are several
 #define SMALLEST (8 * KIB)
+#define WINDOW_MAX (1 << 30) // of TCP
 
 union address {
     struct sockaddr any;
@@ -97,7 +99,8 @@ static int wait_connected(int fd, const char *address, uint64_t deadline, struct
                  : 0;
 }
 
-int tcp_connect(const char *address, uint64_t timeout_ms, int *ret_fd, struct err *e)
+int tcp_connect(const char *address, uint64_t bytes_per_second, uint64_t timeout_ms,
+                int *ret_fd, struct err *e)
 {
     union address a = {0};
     socklen_t len = 0;
@@ -110,6 +113,7 @@ int tcp_connect(const char *address, uint64_t timeout_ms, int *ret_fd, struct er
     int fd = socket(a.any.sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0)
         return err_errno(e, errno, "open a socket for %s", address);
+    tcp_expect(fd, bytes_per_second);
     if (connect(fd, &a.any, len) < 0) {
         if (errno != EINPROGRESS && errno != EINTR)
             return err_set(e, ERR_RETRY, "connect to %s: %s", address, strerror(errno));
@@ -158,21 +162,48 @@ static void set(int fd, int level, int name, int value)
     (void)setsockopt(fd, level, name, &value, sizeof(value));
 }
 
+unsigned tcp_together(uint64_t bytes_per_second)
+{
+    if (bytes_per_second == 0)
+        return TOGETHER;
+    return (unsigned)max_u64(min_u64(bytes_per_second / SHARE, TOGETHER), 1);
+}
+
 // Under a limit the buffers hold little, so that it is the network that slows the sender
 // down and not a queue that we let grow: a quarter of a second's bytes on all of the
-// connections that go to a server together, of which the kernel doubles every one. What
-// waits in them has crossed the network and is not yet counted by the limit, and a
-// sender that never waits does not compress. Without a limit the kernel finds
-// the sizes; kernels before 5.14 cannot be told to do so again once there was a limit.
+// connections that go to a server together, of which the kernel doubles every one. One
+// alone gets half of that, as all of it comes at once, and then nothing for as long. A
+// sender that never waits does not compress.
+static int buffer_size(uint64_t bytes_per_second)
+{
+    uint64_t n = max_u64(tcp_together(bytes_per_second), 2);
+    return (int)min_u64(max_u64(bytes_per_second / 8 / n, SMALLEST), 4 * MIB);
+}
+
+// Without a limit the kernel finds the sizes; kernels before 5.14 cannot be told to do so
+// again once there was a limit.
 static void tune_buffers(int fd, uint64_t bytes_per_second)
 {
-    uint64_t size = min_u64(max_u64(bytes_per_second / 8 / TOGETHER, SMALLEST), 4 * MIB);
     if (bytes_per_second == 0) {
         set(fd, SOL_SOCKET, SO_BUF_LOCK, 0);
         return;
     }
-    set(fd, SOL_SOCKET, SO_RCVBUF, (int)size);
-    set(fd, SOL_SOCKET, SO_SNDBUF, (int)size);
+    set(fd, SOL_SOCKET, SO_RCVBUF, buffer_size(bytes_per_second));
+    set(fd, SOL_SOCKET, SO_SNDBUF, buffer_size(bytes_per_second));
+    set(fd, IPPROTO_TCP, TCP_WINDOW_CLAMP, WINDOW_MAX); // it was that of tcp_expect
+}
+
+// A peer that was offered 64 KiB and sends more than the buffer then takes learns of it
+// by a timer, after 0.2 s or more. A size that is locked would be the most that the
+// window can ever be, even without a limit: so not on kernels that cannot unlock it.
+void tcp_expect(int fd, uint64_t bytes_per_second)
+{
+    const int unlocked = 0;
+    if (bytes_per_second == 0 ||
+        setsockopt(fd, SOL_SOCKET, SO_BUF_LOCK, &unlocked, sizeof(unlocked)) < 0)
+        return;
+    set(fd, SOL_SOCKET, SO_RCVBUF, buffer_size(bytes_per_second));
+    set(fd, SOL_SOCKET, SO_BUF_LOCK, unlocked);
 }
 
 void tcp_tune(int fd, uint64_t bytes_per_second)

@@ -57,7 +57,9 @@ struct wire {
     struct queue in;    // from TLS, framed
     struct queue down;  // to the plain end
     uint64_t limit;     // of the rate, as far as the socket was told
-    uint64_t owed;      // bytes that passed and are not yet paid for
+    uint64_t moved;     // bytes sent and received, ever
+    uint64_t paid;      // of them, and of those that wait in the socket or will soon
+    uint64_t used;      // bytes moved since the rate was last asked
     uint64_t linger_ms; // since when only the peer's end is waited for; 0: not yet
     bool plain_ended;   // the caller will write no more
     bool plain_gone;    // nor read

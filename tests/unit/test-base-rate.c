@@ -43,6 +43,31 @@ static void test_child(void)
     ok(!rate_limited(child) && rate_lowest(NULL) == 0, "no limit anywhere is none");
 }
 
+// Nanoseconds, as milliseconds, that are not more than `most` and not much less.
+static bool about(uint64_t ns, uint64_t most)
+{
+    return ns <= most * 1000000 && ns > (most - most / 4) * 1000000;
+}
+
+static void test_parts(void)
+{
+    AUTO(rate_free) struct rate *parent = rate_new(1000000);
+    AUTO(rate_free) struct rate *child = rate_child(parent, 10000000);
+    ok(rate_take(NULL, GIB) == 0, "no limit lets all pass");
+    ok(rate_take(child, 80000) == 0, "a bucket without debt does");
+    ok(about(rate_take(child, GIB), 80), "a parent in debt does not");
+    ok(about(rate_take(child, 1), 80), "who was refused has not paid");
+    rate_pay(child, 10000);
+    ok(about(rate_take(parent, 1), 90), "what passed unasked is paid for by the next");
+    rate_refund(child, 90000);
+    ok(rate_take(child, 1) == 0, "what did not pass is given back");
+    rate_pay(child, GIB);
+    rate_refund(child, 2 * GIB);
+    rate_take(child, 200000);
+    ok(about(rate_take(child, 1), 100),
+       "a tenth of a second's is all that is kept of it");
+}
+
 // A process that passes through the file's bucket until it is killed, or for `ms`, and
 // says how much.
 static pid_t start_user(const char *path, uint64_t ms, int out)
@@ -127,6 +152,7 @@ int main(void)
 {
     scratch_make();
     test_child();
+    test_parts();
     test_shared();
     test_shared_file();
     return done_testing();

@@ -198,7 +198,7 @@ static void test_stock_server(void)
         return;
     struct end c = end_of(own, nbd);
     uint64_t deadline = clock_ms() + 10000;
-    while (tcp_connect(address, 1000, &c.tcp, &e) < 0 && clock_ms() < deadline) {
+    while (tcp_connect(address, 0, 1000, &c.tcp, &e) < 0 && clock_ms() < deadline) {
         struct timespec t = {.tv_nsec = 50000000};
         nanosleep(&t, NULL);
     }
@@ -228,7 +228,7 @@ static void test_tcp(void)
     int fd = -1;
     size_t n = 0;
     for (size_t i = 0; i < ARRAY_LEN(bad); i++)
-        n += tcp_connect(bad[i], 100, &fd, &e) < 0 && e.code == ERR_USAGE;
+        n += tcp_connect(bad[i], 0, 100, &fd, &e) < 0 && e.code == ERR_USAGE;
     is_u64(n, ARRAY_LEN(bad), "only numeric addresses with a port");
     AUTO(str_free) char *address = NULL;
     AUTO(str_free) char *six = NULL;
@@ -237,7 +237,8 @@ static void test_tcp(void)
     listen_any(&listener, &address);
     ok(str_starts(address, "127.0.0.1:") && !str_ends(address, ":0"), "says its port");
     fd_close(steal_fd(&listener));
-    ok(tcp_connect(address, 1000, &fd, &e) < 0 && e.code == ERR_RETRY, "nobody listens");
+    ok(tcp_connect(address, 0, 1000, &fd, &e) < 0 && e.code == ERR_RETRY,
+       "nobody listens");
     if (tcp_listen("[::]:0", &other, &six, &e) < 0) {
         skip("IPv6 and IPv4 by one listener", e.text);
         return;
@@ -245,7 +246,8 @@ static void test_tcp(void)
     AUTO(str_free) char *v4 = xasprintf("127.0.0.1:%s", strrchr(six, ':') + 1);
     AUTO(str_free) char *v6 = xasprintf("[::1]:%s", strrchr(six, ':') + 1);
     int fds[2] = {-1, -1};
-    ok(tcp_connect(v4, 1000, &fds[0], &e) == 0 && tcp_connect(v6, 1000, &fds[1], &e) == 0,
+    ok(tcp_connect(v4, 0, 1000, &fds[0], &e) == 0 &&
+           tcp_connect(v6, 0, 1000, &fds[1], &e) == 0,
        "IPv6 and IPv4 by one listener");
     fd_close(fds[0]);
     fd_close(fds[1]);

@@ -4,6 +4,8 @@
 #include "wire_test.h"
 
 #include <errno.h>
+#include <linux/tcp.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <sys/wait.h>
 
@@ -165,6 +167,82 @@ static void test_rate(const char *const *alpn, enum content content, uint64_t li
     wire_drain(10000);
 }
 
+// What the other end has of what was sent on this one: read or not, it has crossed.
+static uint64_t crossed(int fd)
+{
+    struct tcp_info info = {0};
+    socklen_t len = sizeof(info);
+    return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len) < 0 ? 0
+                                                                  : info.tcpi_bytes_acked;
+}
+
+// Eight senders that fill every buffer on the way: what waits there counts too.
+static void test_rate_of_many(void)
+{
+    const uint64_t limit = 200000;
+    AUTO(rate_free) struct rate *rate = rate_new(limit);
+    struct end a[8] = {0}, b[8] = {0};
+    struct transfer out[8] = {0}, into[8] = {0};
+    pthread_t threads[16];
+    size_t n = 0;
+    uint64_t start = clock_ns(), sum = 0;
+    for (; n < 8; n++) {
+        a[n].o.rate = rate;
+        if (!connect_pair(&a[n], &b[n], plain))
+            break;
+        out[n] = (struct transfer){b[n].fd, 16 * GIB, n, 0, RANDOM, {0}};
+        into[n].fd = a[n].fd;
+        pthread_create(&threads[n], NULL, send_all, &out[n]);
+        pthread_create(&threads[8 + n], NULL, receive_all, &into[n]);
+    }
+    struct timespec some = {.tv_sec = 4};
+    nanosleep(&some, NULL);
+    for (size_t i = 0; i < n; i++)
+        sum += crossed(a[i].tcp) + crossed(b[i].tcp);
+    double got = (double)sum * 1e9 / (double)(clock_ns() - start);
+    ok(n == 8 && got < (double)limit * 1.05 && got > (double)limit / 2,
+       "from the start, with all that waits in buffers");
+    printf("# %.0f a second on %zu connections\n", got, n);
+    rate_set(rate, 0);
+    for (size_t i = 0; i < n; i++) {
+        shutdown(b[i].fd, SHUT_RDWR);
+        pthread_join(threads[i], NULL);
+        close(b[i].fd);
+        pthread_join(threads[8 + i], NULL);
+        close(a[i].fd);
+    }
+    wire_drain(10000);
+}
+
+// Neither may the peer send more at once than there is room for, which is dropped, nor
+// may a window stay small when there is no limit any more.
+static void test_window(void)
+{
+    int fds[2];
+    static char data[60000];
+    struct tcp_info info = {0};
+    socklen_t len = sizeof(info);
+    tcp_pair_under(100000, fds);
+    tcp_tune(fds[0], 100000);
+    (void)!send(fds[1], data, sizeof(data), MSG_DONTWAIT);
+    for (size_t got = 0; got < sizeof(data);) {
+        struct pollfd p = {.fd = fds[0], .events = POLLIN};
+        ssize_t n = poll(&p, 1, 5000) > 0 ? recv(fds[0], data, sizeof(data), 0) : 0;
+        if (n <= 0)
+            break;
+        got += (size_t)n;
+    }
+    ok(getsockopt(fds[1], IPPROTO_TCP, TCP_INFO, &info, &len) == 0 &&
+           info.tcpi_total_retrans == 0,
+       "under a limit nothing is sent twice");
+    printf("# %u\n", info.tcpi_total_retrans);
+    ok(getsockopt(fds[0], IPPROTO_TCP, TCP_INFO, &info, &len) == 0 &&
+           info.tcpi_rcv_wscale > 0,
+       "and its window may grow");
+    close(fds[0]);
+    close(fds[1]);
+}
+
 // --- ends
 
 static void test_closed_at_once(void)
@@ -296,6 +374,8 @@ int main(void)
     test_both_ways(framed, MIXED, bytes, "frames, both");
     test_rate(plain, RANDOM, 100000);
     test_rate(framed, MIXED, 5000000);
+    test_rate_of_many();
+    test_window();
     test_closed_at_once();
     test_ends_are_told_apart();
     test_writer_is_freed();

@@ -67,24 +67,28 @@ static void *open_end(void *arg)
     return NULL;
 }
 
-// Both TCP ends of a new connection.
-__attribute__((unused)) static void tcp_pair(int fds[2])
+// Both TCP ends of a new connection, the first under a limit that it expects; 0: none.
+__attribute__((unused)) static void tcp_pair_under(uint64_t limit, int fds[2])
 {
     struct err e = {0};
     AUTO(str_free) char *address = NULL;
     AUTO(fd_close) int listener = -1;
     listen_any(&listener, &address);
-    if (tcp_connect(address, 5000, &fds[0], &e) < 0 ||
+    if (tcp_connect(address, limit, 5000, &fds[0], &e) < 0 ||
         (fds[1] = accept4(listener, NULL, NULL, SOCK_CLOEXEC)) < 0) {
         printf("Bail out! %s\n", e.text);
         exit(1);
     }
 }
+__attribute__((unused)) static void tcp_pair(int fds[2])
+{
+    tcp_pair_under(0, fds);
+}
 __attribute__((unused)) static bool open_pair(struct end *client, struct end *server)
 {
     int fds[2];
     pthread_t thread;
-    tcp_pair(fds);
+    tcp_pair_under(rate_lowest(client->o.rate), fds);
     client->tcp = fds[0];
     server->tcp = fds[1];
     server->o.server = true;

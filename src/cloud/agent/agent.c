@@ -226,6 +226,7 @@ static int agent_view(struct cloud *c, size_t disk, enum cloud_view view, uint64
     struct nbd_options o = {.export_name = name,
                             .connections = CONNECTIONS,
                             .connect = link_data,
+                            .worth = link_worth,
                             .context = a->link,
                             .peer = link_name(a->link),
                             .meta_context = view == CLOUD_CHANGED ? meta : NULL};

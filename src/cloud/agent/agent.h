@@ -25,7 +25,8 @@ uint64_t link_bytes(const struct link *l); // on the network, so far
 // be repeated, a lost answer is asked for again until patience_ms are over (ERR_RETRY).
 int link_call(struct link *l, const char *method, const char *path, const json_t *body,
               uint64_t patience_ms, json_t **ret, struct err *e);
-// nbd_options.connect; context: struct link.
+// nbd_options.connect and worth; context: struct link.
 int link_data(void *link, int *ret_fd, struct err *e);
+unsigned link_worth(void *link);
 const char *link_name(const struct link *l); // for messages
 bool link_dials(const struct link *l);       // we the agent; false: it us

@@ -113,7 +113,7 @@ static int by_dialling(const struct agent_enrolment *n, uint64_t end, struct err
 {
     for (;;) {
         int fd;
-        int status = tcp_connect(n->address, STEP_MS, &fd, e);
+        int status = tcp_connect(n->address, 0, STEP_MS, &fd, e);
         if (!status)
             status = talk(fd, false, n, e);
         if (!status || e->code == ERR_CANCELLED || clock_ms() >= end)

@@ -73,7 +73,6 @@ static int open_wire(struct link *l, int fd /* taken */, bool server,
                              .rate = l->rate,
                              .count = &l->count,
                              .timeout_ms = CONNECT_MS};
-    tcp_tune(fd, l->rate ? rate_get(l->rate) : 0);
     return wire_open(fd, &o, &peer, ret_fd, e);
 }
 
@@ -81,7 +80,8 @@ static int dial(struct link *l, const char *const *alpn, int *ret_fd, struct err
 {
     AUTO(str_free) char *numeric = NULL;
     int fd;
-    if (resolve(l->address, &numeric, e) || tcp_connect(numeric, CONNECT_MS, &fd, e) ||
+    if (resolve(l->address, &numeric, e) ||
+        tcp_connect(numeric, rate_lowest(l->rate), CONNECT_MS, &fd, e) ||
         open_wire(l, fd, false, alpn, ret_fd, e))
         return err_wrap(e, "agent %s at %s", l->name, l->address);
     return 0;
@@ -91,6 +91,7 @@ static int dial(struct link *l, const char *const *alpn, int *ret_fd, struct err
 static int wait_for(struct link *l, const char *const *alpn, int *ret_fd, struct err *e)
 {
     uint64_t end = clock_ms() + DIALLED_MS;
+    tcp_expect(l->listener, rate_lowest(l->rate));
     for (;;) {
         struct pollfd p[] = {{.fd = l->listener, .events = POLLIN},
                              {.fd = cancel_fd(), .events = POLLIN}};
@@ -192,6 +193,12 @@ int link_data(void *link, int *ret_fd, struct err *e)
         status = wait_for(l, data_alpn, ret_fd, e);
     pthread_mutex_unlock(&l->lock);
     return status;
+}
+
+unsigned link_worth(void *link)
+{
+    const struct link *l = link;
+    return tcp_together(rate_lowest(l->rate));
 }
 
 // --- life

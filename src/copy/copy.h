@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Moves the blocks of one disk: rounds, workers, zero detection, hashes into the map,
-// resume, verification.
+// resume, verification, audits.
 #pragma once
 
 #include "disk/disk.h"
@@ -77,11 +77,44 @@ int copy_run(const struct copy_options *options, struct copy_result *ret, struct
 int copy_verify(struct disk *source, struct disk *replica, struct map *map,
                 enum verify_mode mode, const struct copy_options *options,
                 struct copy_result *ret, struct err *e);
-// Compares `n` random blocks, of those that have an entry and do not lie in `skip`, with
-// the source's hashes. What differs goes to *ret: a source that is in use has changed
-// there, and the next harvests have to say so. One that they do not know of: the tracker
-// is wrong.
-int copy_audit(struct disk *hashes, struct map *map, const struct extents *skip, size_t n,
-               struct extents *ret, struct err *e);
+// --- hot.c: where lost writes live
+
+// Blocks that harvests named, with the round of the last one that did. At most HOT_MAX:
+// the oldest are forgotten. Begins with zeros.
+#define HOT_MAX 16384
+struct hot_block {
+    uint64_t block;
+    uint32_t round;
+};
+struct hot {
+    struct hot_block *v; // sorted by block
+    size_t n, cap;
+};
+void hot_add(struct hot *h, const struct extents *named, uint32_t round);
+// What the map knows of them, for a process that comes later: entries of all rounds after
+// the first.
+int hot_load(struct hot *h, struct map *map, struct err *e);
+bool hot_has(const struct hot *h, uint64_t block);
+void hot_done(struct hot *h);
+
+// --- audit.c: the map against the source
+
+struct audit_options {
+    const struct hot *hot;      // asked about first; may be NULL
+    const struct extents *skip; // not asked about; may be NULL
+    size_t n;                   // blocks at most
+    uint64_t until_ms;          // clock_ms() when the last request begins; 0: any time
+};
+struct audit_result {
+    struct extents differ; // known, and other than the map says
+    struct extents fresh;  // near hot blocks, and never copied: with data now
+    size_t n_asked;        // blocks
+};
+// Compares blocks with the source's hashes. What differs a source that is in use has
+// changed, and the next harvests have to say so. One that they do not know of: the
+// tracker is wrong.
+int copy_audit(struct disk *hashes, struct map *map, const struct audit_options *o,
+               struct audit_result *ret, struct err *e);
+void audit_result_done(struct audit_result *r);
 // The blocks that have an entry.
 int copy_known(struct map *map, struct extents *ret, struct err *e);

@@ -54,17 +54,19 @@ void forecast_add(struct forecast *f, const struct forecast_round *r)
 
 uint64_t forecast_final_bytes(const struct forecast *f)
 {
-    return (uint64_t)(f->dirty * (double)(f->round_ms + HARVESTS_MS) / 1000);
+    return (uint64_t)(f->dirty * (double)(f->round_ms + f->audit_ms + HARVESTS_MS) /
+                      1000);
 }
 
 uint64_t forecast_final_ms(const struct forecast *f)
 {
     uint64_t bytes = forecast_final_bytes(f);
+    uint64_t fixed = HARVESTS_MS + f->audit_ms + f->scan_ms;
     if (bytes == 0)
-        return HARVESTS_MS + f->scan_ms;
+        return fixed;
     if (f->rate < 1)
         return UINT64_MAX / 2; // nothing arrives
-    return HARVESTS_MS + f->scan_ms + (uint64_t)((double)bytes * 1000 / f->rate);
+    return fixed + (uint64_t)((double)bytes * 1000 / f->rate);
 }
 
 uint64_t forecast_downtime_ms(const struct forecast *f)
@@ -79,7 +81,7 @@ enum forecast_verdict forecast_verdict(const struct forecast *f, uint64_t max_do
         return FORECAST_AGAIN;
     bool fits = max_downtime_ms ? final + f->fixed_ms <= max_downtime_ms
                                 : final < FORECAST_FREEZE_MS / 2;
-    bool shrinks = final > SMALL_MS && f->n_in_vain < IN_VAIN_MAX;
+    bool shrinks = final > SMALL_MS + f->audit_ms && f->n_in_vain < IN_VAIN_MAX;
     if (max_downtime_ms && fits)
         return FORECAST_READY;
     // Shorter is better as long as it gets shorter.

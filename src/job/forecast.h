@@ -10,6 +10,7 @@ struct forecast {
     double rate;        // bytes a second that arrive
     uint64_t round_ms;  // the last round took so long: what a harvest now would say of
     uint64_t scan_ms;   // reading all hashes, where no tracker is believed
+    uint64_t audit_ms;  // in the freeze, and between the last round and it
     uint64_t fixed_ms;  // convert, import and boot, as measured
     uint64_t best_ms;   // the shortest last round that was ever forecast
     unsigned n_rounds;  // deltas so far

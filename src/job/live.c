@@ -130,8 +130,7 @@ void live_close(struct job *j)
     live_replicas_close(j);
     for (size_t i = 0; i < l->n_disks; i++) {
         extents_done(&l->disks[i].round);
-        extents_done(&l->disks[i].suspect[0]);
-        extents_done(&l->disks[i].suspect[1]);
+        live_audit_forget(&l->disks[i]);
     }
     free(l->disks);
     cloud_harvest_done(&l->harvest);

@@ -31,7 +31,10 @@ struct live_disk {
     struct replica replica;
     struct disk *exact, *hash; // views of the source, opened when they are needed
     struct extents round;      // what the last round was about
+    struct hot hot;            // what harvests named
     struct extents suspect[2]; // differ, and the last one or two harvests did not say so
+    struct extents fresh;      // to be copied though no harvest named it
+    uint64_t aged_ms;          // when the suspects were judged last
 };
 struct live {
     struct cloud *source; // armed
@@ -49,6 +52,7 @@ struct live {
     size_t disk;              // that is being copied
     bool cutover;             // asked for by `godwit cutover`
     bool verified;
+    bool lost;             // the tracker was found out in the freeze
     uint64_t rehearsed_ms; // the conversion took so long, 0: it was not tried
     unsigned n_refused;    // rehearsals in a row
     bool leaving; // the job ends: a source that does not answer is not waited for
@@ -106,6 +110,27 @@ int live_round(struct job *j, struct err *e);
 bool live_has_first(const struct job *j);
 // By hashes, whatever the tracker says; before every round from now on.
 bool live_unknown(const struct job *j, size_t i);
+
+// A view of the source, opened if need be.
+int live_view(struct job *j, size_t i, enum cloud_view view, struct disk **at,
+              struct err *e);
+
+// --- live_audit.c: is the tracker right?
+
+// A harvest named what is in d->round: no longer suspect, and looked at from now on.
+void live_audit_named(struct live_disk *d, uint32_t round);
+// By hashes all is right: nothing is suspect.
+void live_audit_forget(struct live_disk *d);
+// Adds to d->round what may be a lost mark's.
+void live_audit_widen(struct live_disk *d);
+// After a round; over_ms: between its harvest and the one before.
+void live_audit_round(struct job *j, uint64_t over_ms);
+// After the last round; what differs the next harvest has to name. A step.
+int live_audit_frozen(struct job *j, struct err *e);
+// After that harvest. ERR_RETRY: it did not, and the source has to thaw.
+int live_audit_verdict(struct job *j, struct err *e);
+// It has: then nobody believes the tracker that was found out.
+void live_audit_thawed(struct job *j, const struct err *why);
 
 // --- probe.c: is the target seen to serve?
 

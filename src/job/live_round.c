@@ -13,7 +13,6 @@
 #include <unistd.h>
 
 #define LONG_MS 10000 // an attempt that got somewhere
-#define AUDIT_BLOCKS 64
 
 static json_t *disk_of(const struct job *j, size_t i)
 {
@@ -101,7 +100,9 @@ int live_replicas(struct job *j, struct err *e)
             .identity = json_string_value(json_object_get(disk_of(j, i), "identity")),
             .hash = MAP_BLAKE2B,
         };
-        if (!r->map && replica_open(&o, r, e))
+        struct live_disk *at = &l->disks[i];
+        if (!r->map && (replica_open(&o, r, e) ||
+                        (map_state(r->map).round > 1 && hot_load(&at->hot, r->map, e))))
             return -1;
         // Changes go on top of nothing less than what they are changes to.
         if (map_state(r->map).round < json_u64_at(disk_of(j, i), "round"))
@@ -114,8 +115,8 @@ int live_replicas(struct job *j, struct err *e)
     return 0;
 }
 
-static int open_view(struct job *j, size_t i, enum cloud_view view, struct disk **at,
-                     struct err *e)
+int live_view(struct job *j, size_t i, enum cloud_view view, struct disk **at,
+              struct err *e)
 {
     struct cloud *c = j->live.source;
     if (*at)
@@ -193,6 +194,32 @@ bool live_unknown(const struct job *j, size_t i)
            !epoch_is(disk_of(j, i), "epoch", d->epoch);
 }
 
+// A source that was started anew knows nothing of this job. Armed again it goes on: what
+// it did not record is found by hashes, because its epochs are others.
+static bool armed_again(struct job *j, bool *armed, struct err *e)
+{
+    if (*armed || e->code != ERR_REFUSED || live_arm(j, e))
+        return false;
+    *armed = true;
+    return true;
+}
+
+static int harvest(struct job *j, uint64_t id, struct err *e)
+{
+    struct live *l = &j->live;
+    struct cloud_harvest h = {0};
+    uint64_t since = clock_ms();
+    bool armed = false;
+    while (l->source->ops->harvest(l->source, id, id - 1, &h, e))
+        if (!armed_again(j, &armed, e) &&
+            (!live_patience(j, since, e) || live_poll(j, e)))
+            return -1;
+    // Another process of the agent's counts anew.
+    uint64_t held = h.held_ms - min_u64(h.held_ms, l->harvest.held_ms);
+    l->held = l->took_ms ? (double)held / (double)l->took_ms : 0;
+    return live_take(j, &h, e);
+}
+
 static int list_round(struct job *j, size_t i, uint64_t id, bool hashes,
                       struct extents *ret, struct err *e)
 {
@@ -256,16 +283,6 @@ static bool is_open(const struct map *m)
     return s.round > 0 && !s.round_complete;
 }
 
-// A source that was started anew knows nothing of this job. Armed again it goes on: what
-// it did not record is found by hashes, because its epochs are others.
-static bool armed_again(struct job *j, bool *armed, struct err *e)
-{
-    if (*armed || e->code != ERR_REFUSED || live_arm(j, e))
-        return false;
-    *armed = true;
-    return true;
-}
-
 // Until it is complete, through connections that break.
 static int copy_todo(struct job *j, size_t i, const struct extents *todo, bool hashes,
                      struct copy_result *ret, struct err *e)
@@ -280,8 +297,8 @@ static int copy_todo(struct job *j, size_t i, const struct extents *todo, bool h
         bool again = is_open(d->replica.map);
         bool first = map_state(d->replica.map).round == 0;
         bool scan = hashes || again || (first && n_others > 0);
-        if (!open_view(j, i, CLOUD_EXACT, &d->exact, e) &&
-            (!scan || !open_view(j, i, CLOUD_HASH, &d->hash, e))) {
+        if (!live_view(j, i, CLOUD_EXACT, &d->exact, e) &&
+            (!scan || !live_view(j, i, CLOUD_HASH, &d->hash, e))) {
             struct copy_options o = options_of(j, i);
             o.only = again ? NULL : todo;
             o.scan = scan ? d->hash : NULL;
@@ -314,6 +331,24 @@ static void begin_disk(struct job *j, size_t i)
                     j->place.disks[i].size);
 }
 
+// Through connections that break. The agent's next process may have lost what the first
+// one knew, so the harvest is asked for again.
+static int list_todo(struct job *j, size_t i, uint64_t id, bool *ret_hashes,
+                     struct err *e)
+{
+    struct live_disk *d = &j->live.disks[i];
+    uint64_t since = clock_ms();
+    for (;;) {
+        *ret_hashes = id > 1 && live_unknown(j, i);
+        extents_done(&d->round);
+        if (!list_round(j, i, id, *ret_hashes, &d->round, e))
+            return 0;
+        if (!live_patience(j, since, e) || live_poll(j, e) ||
+            (id > 1 && harvest(j, id, e)))
+            return -1;
+    }
+}
+
 static int round_disk(struct job *j, size_t i, uint64_t id, struct err *e)
 {
     struct live *l = &j->live;
@@ -322,11 +357,16 @@ static int round_disk(struct job *j, size_t i, uint64_t id, struct err *e)
     struct map_state s = map_state(d->replica.map);
     if (s.round == id && s.round_complete)
         return 0;
-    bool hashes = id > 1 && live_unknown(j, i);
+    bool hashes;
     struct copy_result r = {0};
-    extents_done(&d->round);
-    if (list_round(j, i, id, hashes, &d->round, e))
+    if (list_todo(j, i, id, &hashes, e))
         return -1;
+    if (hashes)
+        live_audit_forget(d);
+    else if (id > 1)
+        live_audit_named(d, (uint32_t)id);
+    if (s.round != id)
+        live_audit_widen(d);
     if (hashes && s.round != id) { // kept: asked again, the source would know it all
         set_number(disk, "hash_round", id);
         set_epoch(disk, "hash_epoch", l->harvest.disks[i].epoch);
@@ -353,48 +393,6 @@ static int round_disk(struct job *j, size_t i, uint64_t id, struct err *e)
     return 0;
 }
 
-// --- audits
-
-// A block that differed and that two harvests since then did not name: the tracker did
-// not see a write.
-static void distrust(struct job *j, size_t i, const struct extents *lost)
-{
-    struct live *l = &j->live;
-    AUTO(str_free)
-    char *why = xasprintf("disk %zu: the tracker %s did not see a write at byte %llu", i,
-                          l->harvest.tracker, (unsigned long long)lost->v[0].off);
-    job_note(j, "%s", why);
-    live_distrust(j, why);
-    (void)store_event(j->store, j->row.id, "error", j->row.phase, why,
-                      &(struct err){0}); // the note says it too
-}
-
-static void age_suspects(struct job *j, size_t i)
-{
-    struct live_disk *d = &j->live.disks[i];
-    for (size_t k = 0; k < d->round.n; k++) {
-        extents_remove(&d->suspect[0], d->round.v[k].off, d->round.v[k].len);
-        extents_remove(&d->suspect[1], d->round.v[k].off, d->round.v[k].len);
-    }
-    if (d->suspect[1].n)
-        distrust(j, i, &d->suspect[1]);
-    extents_done(&d->suspect[1]);
-    d->suspect[1] = d->suspect[0];
-    d->suspect[0] = (struct extents){0};
-}
-
-static void audit(struct job *j, size_t i)
-{
-    struct live_disk *d = &j->live.disks[i];
-    struct err e; // a connection that broke: the next round audits too
-    if (live_is_distrusted(j))
-        return;
-    age_suspects(j, i);
-    if (!open_view(j, i, CLOUD_HASH, &d->hash, &e))
-        (void)copy_audit(d->hash, d->replica.map, &d->round, AUDIT_BLOCKS, &d->suspect[0],
-                         &e);
-}
-
 // --- a round
 
 static uint64_t round_id(const struct job *j)
@@ -413,22 +411,6 @@ static uint64_t round_id(const struct job *j)
 bool live_has_first(const struct job *j)
 {
     return j->live.disks && round_id(j) > 1;
-}
-
-static int harvest(struct job *j, uint64_t id, struct err *e)
-{
-    struct live *l = &j->live;
-    struct cloud_harvest h = {0};
-    uint64_t since = clock_ms();
-    bool armed = false;
-    while (l->source->ops->harvest(l->source, id, id - 1, &h, e))
-        if (!armed_again(j, &armed, e) &&
-            (!live_patience(j, since, e) || live_poll(j, e)))
-            return -1;
-    // Another process of the agent's counts anew.
-    uint64_t held = h.held_ms - min_u64(h.held_ms, l->harvest.held_ms);
-    l->held = l->took_ms ? (double)held / (double)l->took_ms : 0;
-    return live_take(j, &h, e);
 }
 
 // The first harvest is the arming; what the disks are from then on is measured by it.
@@ -492,8 +474,9 @@ int live_round(struct job *j, struct err *e)
         if (round_disk(j, i, id, e))
             return -1;
     measure(j, start, before, scanned);
-    for (size_t i = 0; i < l->n_disks && id > 1 && !scanned && !l->freeze_until_ms; i++)
-        audit(j, i);
+    if (id > 1 && !scanned && !l->freeze_until_ms)
+        live_audit_round(j, start - min_u64(start, before));
+    l->took_ms = clock_ms() - start; // audits give way too
     live_tell(j, true, NULL);
     return l->freeze_until_ms ? 0 : job_save(j, e);
 }

@@ -88,18 +88,21 @@ static int last_rounds(struct job *j, struct extents *ret_changed, struct err *e
         if (!l->harvest.frozen)
             return err_set(e, ERR_RETRY, "the source was not frozen long enough");
         if (n > 0 && nothing_left(j))
-            return 0;
+            return live_audit_verdict(j, e);
         for (size_t i = 0; i < l->n_disks; i++) {
             struct extents both = {0};
             extents_or(&ret_changed[i], &l->disks[i].round, &both);
             extents_done(&ret_changed[i]);
             ret_changed[i] = both;
         }
+        if (n == 0 && live_audit_frozen(j, e))
+            return -1;
     }
     return err_set(e, ERR_RETRY, "the frozen source is still being written to");
 }
 
-// What came last, once more: the replica's bytes and the source's hashes against the map.
+// What came last, once more: the replica's bytes against the map. The audit has held the
+// source's hashes against it.
 static int verify_changed(struct job *j, const struct extents *changed, struct err *e)
 {
     struct live *l = &j->live;
@@ -111,7 +114,6 @@ static int verify_changed(struct job *j, const struct extents *changed, struct e
         struct copy_result r = {0};
         struct copy_options o = {.target = d->replica.disk,
                                  .map = d->replica.map,
-                                 .scan = d->hash,
                                  .verify_only = &changed[i],
                                  .verify_until_ms = l->freeze_until_ms - MARGIN_MS};
         if (copy_verify(NULL, d->replica.disk, d->replica.map, VERIFY_FULL, &o, &r, e))
@@ -141,9 +143,11 @@ static int thaw(struct job *j, struct err *e)
     struct err cause = *e, later;
     j->live.leaving = cancel_requested();
     cancel_hold(true);
-    if (live_release(j, false, &later))
+    bool released = live_release(j, false, &later) == 0;
+    if (!released)
         job_note(j, "the source thaws by itself at its deadline: %s", later.text);
-    else if (live_set_state(j, LIVE_READY, &later))
+    live_audit_thawed(j, &cause);
+    if (released && live_set_state(j, LIVE_READY, &later))
         job_note(j, "%s", later.text);
     cancel_hold(false);
     *e = cause;
@@ -190,9 +194,8 @@ int phase_live_cutover(struct job *j, struct err *e)
         if (!j->request.no_convert && appliance_wait(j->appliance, e))
             return -1;
         // For the freeze: these connections are open before it.
-        for (size_t i = 0; i < l->n_disks && j->request.verify == VERIFY_FULL; i++)
-            if (!l->disks[i].hash &&
-                l->source->ops->view(l->source, i, CLOUD_HASH, 0, &l->disks[i].hash, e))
+        for (size_t i = 0; i < l->n_disks; i++)
+            if (live_view(j, i, CLOUD_HASH, &l->disks[i].hash, e))
                 return -1;
         if (!cut_over(j, &again, e)) {
             AUTO(json_free) json_t *done = json_pack("{s:n}", "cutover");

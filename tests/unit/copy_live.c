@@ -330,29 +330,129 @@ static void test_dedup(void)
     rig_done(&a);
 }
 
+// What an audit of `n` blocks finds, of what `hot` and `skip` say.
+static struct audit_result audit(struct rig *r, const struct hot *hot,
+                                 const struct extents *skip, size_t n)
+{
+    struct err e = {0};
+    struct audit_result result = {0};
+    struct audit_options o = {.hot = hot, .skip = skip, .n = n};
+    must(copy_audit(r->hashes, r->map, &o, &result, &e), &e, "audit");
+    return result;
+}
+
+static bool is_block(const struct extents *x, uint64_t block)
+{
+    return x->n == 1 && x->v[0].off == block * MAP_BLOCK && x->v[0].len == MAP_BLOCK;
+}
+
 static void test_audit(void)
 {
     struct rig r = rig_new("audit");
     struct err e = {0};
-    AUTO(extents_done) struct extents differ = {0}, changed = {0};
+    AUTO(extents_done) struct extents changed = {0};
     struct copy_options o = options_of(&r);
     run(&o);
-    ok(copy_audit(r.hashes, r.map, NULL, 500, &differ, &e) == 0 && differ.n == 0,
-       "an audit of an honest tracker finds nothing");
+    struct audit_result a = audit(&r, NULL, NULL, 500);
+    ok(a.differ.n == 0 && a.fresh.n == 0 && a.n_asked == 64,
+       "an audit of an honest tracker finds nothing at 64 random places");
     change(&r, &changed, 40, 5000);
-    ok(copy_audit(r.hashes, r.map, &changed, 500, &differ, &e) == 0 && differ.n == 0,
-       "blocks that are known to have changed are not asked about");
-    extents_done(&differ);
+    a = audit(&r, NULL, &changed, 500);
+    ok(a.differ.n == 0, "blocks that are known to have changed are not asked about");
     for (uint64_t b = 0; b < BLOCKS; b++)
         if (b % 5 != 4)
             put(&r, b, 6000 + b);
-    ok(copy_audit(r.hashes, r.map, NULL, 8, &differ, &e) == 0 && differ.n > 0,
-       "writes that no tracker told of are found");
+    a = audit(&r, NULL, NULL, 8);
+    ok(a.differ.n > 0 && a.n_asked == 8, "writes that no tracker told of are found");
+    audit_result_done(&a);
     AUTO(extents_done) struct extents known = {0};
     ok(copy_known(r.map, &known, &e) == 0 && known.n == BLOCKS / 5 + 1 &&
            known.v[0].len == 4 * MAP_BLOCK,
        "the blocks that have an entry are known");
     rig_done(&r);
+}
+
+// Block 20 was named in round 2, and is written to again; 24 was never in use.
+static void test_audit_hot(void)
+{
+    struct rig r = rig_new("hot");
+    struct hot hot = {0}, loaded = {0};
+    struct err e = {0};
+    AUTO(extents_done) struct extents first = {0}, second = {0};
+    struct copy_options o = options_of(&r);
+    run(&o);
+    change(&r, &first, 20, 7000);
+    change(&r, &first, 60, 7001);
+    o.only = &first;
+    run(&o);
+    hot_add(&hot, &first, 2);
+    change(&r, &second, 23, 7002);
+    o.only = &second;
+    run(&o);
+    hot_add(&hot, &second, 3);
+    ok(audit(&r, &hot, &second, 9).differ.n == 0, "hot blocks are as they were");
+    put(&r, 20, 7003);
+    struct audit_result a = audit(&r, &hot, &second, 9);
+    ok(is_block(&a.differ, 20) && a.n_asked == 9,
+       "what was named once is asked about first");
+    audit_result_done(&a);
+    put(&r, 20, 7000);
+    put(&r, 22, 7004);
+    a = audit(&r, &hot, &second, 3);
+    ok(is_block(&a.differ, 22), "... after what lies beside the newest");
+    audit_result_done(&a);
+    put(&r, 22, 23);
+    put(&r, 24, 7005);
+    a = audit(&r, &hot, &second, 3);
+    ok(a.differ.n == 0 && is_block(&a.fresh, 24),
+       "what lies there and was never copied proves nothing, and is to be copied");
+    audit_result_done(&a);
+    put(&r, 24, 0);
+    put(&r, 29, 7005);
+    a = audit(&r, &hot, &second, 40);
+    ok(is_block(&a.fresh, 29), "as far around as there is room");
+    audit_result_done(&a);
+    put(&r, 29, 0);
+    ok(hot_load(&loaded, r.map, &e) == 0 && loaded.n == 3 && loaded.v[1].block == 23 &&
+           loaded.v[1].round == 3 && loaded.v[2].round == 2,
+       "a later process knows them from the map");
+    put(&r, 60, 0);
+    o.only = &first;
+    run(&o);
+    hot_add(&hot, &first, 4);
+    put(&r, 60, 7006);
+    a = audit(&r, &hot, NULL, 100);
+    ok(is_block(&a.differ, 60), "zeros that were named are known");
+    audit_result_done(&a);
+    struct audit_options late = {.hot = &hot, .n = 100, .until_ms = 1};
+    must(copy_audit(r.hashes, r.map, &late, &a, &e), &e, "audit");
+    ok(a.n_asked == 0 && a.differ.n == 0, "an audit ends in time");
+    hot_done(&hot);
+    hot_done(&loaded);
+    rig_done(&r);
+}
+
+static void test_hot_bounds(void)
+{
+    struct hot hot = {0};
+    AUTO(extents_done) struct extents huge = {0}, many = {0}, few = {0};
+    extents_add(&huge, 0, UINT64_C(1) << 50);
+    hot_add(&hot, &huge, 2);
+    ok(hot.n <= HOT_MAX && hot.n > HOT_MAX / 2 &&
+           hot.v[hot.n - 1].block > (UINT64_C(1) << 50) / MAP_BLOCK / 2,
+       "of a round that names everything some of everywhere is kept");
+    for (uint64_t i = 0; i < HOT_MAX; i++)
+        extents_add(&many, (2 * i + 1) * MAP_BLOCK, 512);
+    hot_add(&hot, &many, 3);
+    size_t newest = 0;
+    for (size_t i = 0; i < hot.n; i++)
+        newest += hot.v[i].round == 3;
+    ok(hot.n == HOT_MAX && newest > HOT_MAX / 2, "... and goes for what is newer");
+    extents_add(&few, 8 * MAP_BLOCK, 512);
+    hot_add(&hot, &few, 4);
+    ok(hot.n == HOT_MAX && hot_has(&hot, 8) && hot.cap <= 4 * HOT_MAX,
+       "there are never more");
+    hot_done(&hot);
 }
 
 static void test_verify(void)
@@ -418,6 +518,8 @@ int main(void)
     test_scan();
     test_dedup();
     test_audit();
+    test_audit_hot();
+    test_hot_bounds();
     test_verify();
     test_poll();
     must(dir_remove(dir, &e), &e, "cleaning up");

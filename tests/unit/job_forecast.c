@@ -77,6 +77,10 @@ static void test_figures(void)
        (unsigned long long)ms);
     is_u64(forecast_downtime_ms(&f), ms + 5000,
            "the downtime is that, and what is fixed");
+    struct forecast audited = f;
+    audited.audit_ms = 300; // meanwhile 3 MiB change: 60 ms
+    ms = forecast_final_ms(&audited) - ms;
+    ok(ms >= 350 && ms <= 370, "an audit counts, and what changes until the freeze");
     forecast_add(&f,
                  &(struct forecast_round){
                      .changed = 4096, .over_ms = 2000, .moved = 4096, .took_ms = 100});

@@ -4,8 +4,10 @@
 //
 //     events      every second mark is forgotten and the writes were not counted, so that
 //                 the kernel's counters know better (the audit in the freeze)
-//     marks, next every second mark is forgotten: only hashes of what is there know
-//     better flip        one bit of one mark is flipped in each harvest: a mark it stays
+//     marks       every second mark is forgotten: only hashes of what is there know it
+//     rare        one in sixteen is
+//     flip        one bit of one mark is flipped in each harvest: a mark it stays
+//     late        as marks, but not before GODWIT_LATE is there, a file
 //     submission  ftrace marks when requests are issued, not when they have ended
 #include "agent/track.h"
 
@@ -70,9 +72,12 @@ static int harvest(struct tracker *t, size_t i, struct marks *into, struct err *
         all.v[g] ^= (uint8_t)(1U << l->n_harvests % 8);
         break;
     }
-    lies = lies && (lie_is("events") || lie_is("marks") || lie_is("next"));
+    const char *late = getenv("GODWIT_LATE");
+    lies = lies && (lie_is("events") || lie_is("marks") || lie_is("rare") ||
+                    (lie_is("late") && late && access(late, F_OK) == 0));
+    uint64_t one_of = lie_is("rare") ? 16 : 2;
     for (uint64_t g = 0; g < all.n; g++) {
-        if (all.v[g] && lies && l->n_marks++ % 2)
+        if (all.v[g] && lies && l->n_marks++ % one_of == one_of - 1)
             (*l->forgotten)++;
         else if (all.v[g])
             into->v[g] |= all.v[g];

@@ -176,6 +176,8 @@ call() {
     status=$(on_godwit curl -sk --http1.1 --max-time 60 --cert "$pki/own.pem" --key "$pki/own.key" -o reply -w '%{http_code}' \
         -X "$1" ${3:+-H 'Content-Type: application/json' --data "$3"} "https://$(ip_port "$server_ip" 7443)$2")
 }
+# The same of a server that may be fenced, which answers after a while, and not every call: whoever wants in calls again (docs/live.md).
+insist() { for _ in 1 2 3 4 5; do call "$@"; [ "$status" = 000 ] || return 0; sleep 0.2; done; }
 # passes if METHOD PATH JSON is answered with STATUS
 answers() {
     call "$3" "$4" "$5"

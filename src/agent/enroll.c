@@ -5,19 +5,23 @@
 // The key is made here and never leaves.
 #include "agent/source.h"
 
-#include <poll.h>
-#include <stdio.h>
-#include <sys/socket.h>
-#include <unistd.h>
+#include <pthread.h>
 
 #define STEP_MS 30000
 #define WAIT_MS (UINT64_C(30) * 60 * 1000) // for godwit to come, where we listen
 
 struct enrolment {
     const char *dir, *token;
-    struct agent_config config;
-    struct wire_peer peer;
-    bool proven, done;
+    const struct agent_config *config; // but for the name
+    struct tls *tls;
+    pthread_mutex_t lock; // of several who come at once one is godwit
+    bool done;
+};
+struct session { // with one of them
+    struct enrolment *n;
+    const struct wire_peer *peer;
+    char *name; // once it has proven itself
+    bool kept;
 };
 
 static const char *const protocols[] = {"godwit-enroll", NULL};
@@ -33,109 +37,141 @@ static bool same_proof(const char *a, const char *b)
 
 static int handle_prove(void *context, const json_t *request, json_t **ret, struct err *e)
 {
-    struct enrolment *n = context;
+    struct session *x = context;
     char wanted[PROOF_HEX], own[PROOF_HEX];
     const char *proof = json_string_value(json_object_get(request, "proof"));
     const char *name = json_string_value(json_object_get(request, "name"));
-    AUTO(str_free) char *key = path_join(n->dir, "agent.key");
+    AUTO(str_free) char *key = path_join(x->n->dir, "agent.key");
     AUTO(str_free) char *csr = NULL;
-    wire_proof(&n->peer, n->token, "godwit", wanted);
+    wire_proof(x->peer, x->n->token, "godwit", wanted);
     if (!proof || !name || strlen(name) > 64 || !same_proof(proof, wanted))
         return err_set(e, ERR_REFUSED, "that is not the token of this enrolment");
-    wire_proof(&n->peer, n->token, "agent", own);
-    if (dir_make(n->dir, 0700, e) || pki_request(key, name, &csr, e))
+    wire_proof(x->peer, x->n->token, "agent", own);
+    if (dir_make(x->n->dir, 0700, e) || pki_request(key, name, &csr, e))
         return -1;
-    free(n->config.name);
-    n->config.name = xstrdup(name);
-    n->proven = true;
+    free(x->name);
+    x->name = xstrdup(name);
     *ret = json_pack("{s:s, s:s}", "proof", own, "request", csr);
     return 0;
 }
 
 static int handle_keep(void *context, const json_t *request, json_t **ret, struct err *e)
 {
-    struct enrolment *n = context;
+    struct session *x = context;
     const char *cert = json_string_value(json_object_get(request, "certificate"));
     const char *ca = json_string_value(json_object_get(request, "authority"));
-    AUTO(str_free) char *cert_path = path_join(n->dir, "agent.pem");
-    AUTO(str_free) char *ca_path = path_join(n->dir, "ca.pem");
-    AUTO(str_free) char *key_path = path_join(n->dir, "agent.key");
+    const char *dir = x->n->dir;
+    AUTO(str_free) char *cert_path = path_join(dir, "agent.pem");
+    AUTO(str_free) char *ca_path = path_join(dir, "ca.pem");
+    AUTO(str_free) char *key_path = path_join(dir, "agent.key");
     AUTO(tls_free) struct tls *tls = NULL;
-    if (!n->proven || !cert || !ca)
+    struct agent_config config = *x->n->config;
+    config.name = x->name;
+    if (!x->name || !cert || !ca)
         return err_set(e, ERR_REFUSED, "a certificate comes after the token");
     struct tls_options check = {
         .key_path = key_path, .cert_path = cert_path, .ca_path = ca_path};
     if (file_write(ca_path, ca, strlen(ca), 0600, e) ||
         file_write(cert_path, cert, strlen(cert), 0600, e) || tls_new(&check, &tls, e) ||
-        config_write(n->dir, &n->config, e))
+        config_write(dir, &config, e))
         return -1;
-    n->done = true;
+    x->n->done = x->kept = true;
     *ret = json_object();
     return 0;
 }
 
-static const struct call calls[] = {
-    {{"POST", "/v1/prove", handle_prove}, NULL, NULL, NULL},
-    {{"POST", "/v1/keep", handle_keep}, NULL, NULL, NULL},
-};
-
-static int talk(struct enrolment *n, int fd /* taken */, bool server, struct err *e)
+// One after the other: who has the token may have come twice.
+static int in_turn(struct session *x,
+                   int (*handle)(void *, const json_t *, json_t **, struct err *),
+                   const json_t *request, json_t **ret, struct err *e)
 {
-    AUTO(tls_free) struct tls *tls = NULL;
-    AUTO(fd_close) int tcp = fd, plain = -1;
-    struct tls_options nobody = {0};
-    if (tls_new(&nobody, &tls, e))
-        return -1;
-    struct wire_options o = {
-        .tls = tls, .server = server, .alpn = protocols, .timeout_ms = STEP_MS};
-    if (wire_open(steal_fd(&tcp), &o, &n->peer, &plain, e) ||
-        calls_serve(plain, calls, ARRAY_LEN(calls), n, e))
-        return -1;
-    if (!n->done)
-        return err_set(e, ERR_REFUSED,
-                       "the other end closed without a certificate: it "
-                       "did not prove the token");
-    return 0;
+    pthread_mutex_lock(&x->n->lock);
+    int status = x->n->done
+                     ? err_set(e, ERR_REFUSED, "the token of this enrolment is used up")
+                     : handle(x, request, ret, e);
+    pthread_mutex_unlock(&x->n->lock);
+    return status;
 }
 
-static int wait_for_peer(const char *address, int *ret_fd, struct err *e)
+static int prove_in_turn(void *x, const json_t *request, json_t **ret, struct err *e)
+{
+    return in_turn(x, handle_prove, request, ret, e);
+}
+
+static int keep_in_turn(void *x, const json_t *request, json_t **ret, struct err *e)
+{
+    return in_turn(x, handle_keep, request, ret, e);
+}
+
+static const struct call calls[] = {
+    {{"POST", "/v1/prove", prove_in_turn}, NULL, NULL, NULL},
+    {{"POST", "/v1/keep", keep_in_turn}, NULL, NULL, NULL},
+};
+
+static int talk(void *context, int fd, const struct wire_peer *peer, struct err *e)
+{
+    struct enrolment *n = context;
+    struct session x = {.n = n, .peer = peer};
+    int status = calls_serve(fd, calls, ARRAY_LEN(calls), &x, e);
+    bool kept = x.kept;
+    free(x.name);
+    if (status || kept)
+        return status;
+    return err_set(e, ERR_REFUSED,
+                   "the other end closed without a certificate: it did not prove the "
+                   "token");
+}
+
+static struct wire_options wire_of(const struct enrolment *n)
+{
+    return (struct wire_options){.tls = n->tls,
+                                 .server = n->config->listen != NULL,
+                                 .alpn = protocols,
+                                 .timeout_ms = STEP_MS};
+}
+
+static int dial(struct enrolment *n, struct err *e)
+{
+    AUTO(fd_close) int plain = -1;
+    struct wire_options o = wire_of(n);
+    struct wire_peer peer;
+    int tcp;
+    if (tcp_connect(n->config->dial, 0, STEP_MS, &tcp, e) ||
+        wire_open(tcp, &o, &peer, &plain, e))
+        return -1;
+    return talk(n, plain, &peer, e);
+}
+
+static int wait_for_peer(struct enrolment *n, struct err *e)
 {
     AUTO(fd_close) int listener = -1;
+    AUTO(fd_close) int fd = -1;
     AUTO(str_free) char *bound = NULL;
-    if (tcp_listen(address, &listener, &bound, e))
+    AUTO(acceptor_free) struct acceptor *a = NULL;
+    struct greeting g = {.wire = wire_of(n), .talk = talk, .context = n};
+    if (tcp_listen(n->config->listen, &listener, &bound, e) ||
+        acceptor_new(listener, &a, e))
         return -1;
     log_line(LOG_INFO, "waiting for godwit on %s", bound);
-    struct pollfd p[] = {{.fd = listener, .events = POLLIN},
-                         {.fd = cancel_fd(), .events = POLLIN}};
-    int r = poll(p, ARRAY_LEN(p), (int)WAIT_MS);
-    if (cancel_check(e))
-        return -1;
-    if (r <= 0)
-        return err_set(e, ERR_RETRY, "godwit did not come to %s", bound);
-    *ret_fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
-    return *ret_fd < 0 ? err_set(e, ERR_RETRY, "the peer on %s went away", bound) : 0;
+    if (acceptor_next(a, &g, WAIT_MS, &fd, e))
+        return err_wrap(e, "waiting for godwit on %s", bound);
+    return 0;
 }
 
 int enroll(const struct enroll_options *o, struct err *e)
 {
+    AUTO(tls_free) struct tls *tls = NULL;
+    struct tls_options nobody = {0};
+    struct agent_config config = {
+        .listen = (char *)o->listen, .dial = (char *)o->dial, .plain = (char *)o->plain};
+    if (tls_new(&nobody, &tls, e))
+        return -1;
     struct enrolment n = {.dir = o->dir,
                           .token = o->token,
-                          .config = {.listen = o->listen ? xstrdup(o->listen) : NULL,
-                                     .dial = o->dial ? xstrdup(o->dial) : NULL,
-                                     .plain = o->plain ? xstrdup(o->plain) : NULL}};
-    int fd, status;
-    for (;;) {
-        status = o->listen ? wait_for_peer(o->listen, &fd, e)
-                           : tcp_connect(o->dial, 0, STEP_MS, &fd, e);
-        bool reached = status == 0;
-        if (reached)
-            status = talk(&n, fd, o->listen != NULL, e);
-        // Where we listen others may come first; godwit's own trouble ends with its call.
-        if (!status || !o->listen || !reached || cancel_requested())
-            break;
-        log_line(LOG_WARN, "%s", e->text);
-    }
+                          .config = &config,
+                          .tls = tls,
+                          .lock = PTHREAD_MUTEX_INITIALIZER};
+    int status = o->listen ? wait_for_peer(&n, e) : dial(&n, e);
     wire_drain(2000);
-    config_done(&n.config);
     return status;
 }

@@ -104,8 +104,10 @@ struct wire_options {
     struct wire_count *count; // borrowed by the thread; NULL: not counted
     uint64_t timeout_ms;      // of the handshake
 };
+#define TCP_PEER_LEN 64
 struct wire_peer {
-    char alpn[16], name[64]; // what was agreed on; the certificate's common name
+    char alpn[16], name[64];    // what was agreed on; the certificate's common name
+    char address[TCP_PEER_LEN]; // numeric, of the other end; "": gone
     uint8_t pin[PIN_LEN];
     uint8_t exporter[32]; // RFC 8446 7.5: the same at both ends and nowhere else
 };
@@ -125,6 +127,27 @@ void wire_drain(uint64_t timeout_ms);
 #define PROOF_HEX 65
 void wire_proof(const struct wire_peer *peer, const char *token, const char *who,
                 char out[static PROOF_HEX]);
+
+// --- accept.c: waits for the one that is to come; others keep it from nothing
+
+struct acceptor;
+struct greeting {
+    struct wire_options wire; // what is borrowed lives as long as the acceptor
+    // Unless NULL: decides behind TLS, in one of several threads; fd stays open. What it
+    // has to be kept of is its own business.
+    int (*talk)(void *context, int fd, const struct wire_peer *peer, struct err *e);
+    void *context; // lives as long as the acceptor
+};
+// Borrows the listener.
+int acceptor_new(int listener, struct acceptor **ret, struct err *e);
+// Whoever comes while this waits is greeted so, up to 32 side by side. *ret_fd: the first
+// who came through, as of wire_open. ERR_RETRY: nobody did, and what others were turned
+// away for.
+int acceptor_next(struct acceptor *a, const struct greeting *g, uint64_t timeout_ms,
+                  int *ret_fd, struct err *e);
+// Ends those that are being greeted.
+void acceptor_free(struct acceptor *a);
+DEFINE_AUTO(acceptor_free, struct acceptor *)
 
 // --- tcp.c: numeric addresses only ("192.0.2.1:7443", "[2001:db8::1]:7443")
 

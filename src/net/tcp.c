@@ -126,6 +126,21 @@ int tcp_connect(const char *address, uint64_t bytes_per_second, uint64_t timeout
     return 0;
 }
 
+void tcp_peer(int fd, char out[static TCP_PEER_LEN])
+{
+    union address a = {0};
+    socklen_t len = sizeof(a);
+    out[0] = '\0';
+    if (getpeername(fd, &a.any, &len))
+        return;
+    bool mapped = a.any.sa_family == AF_INET6 && IN6_IS_ADDR_V4MAPPED(&a.v6.sin6_addr);
+    const void *host = a.any.sa_family == AF_INET ? (const void *)&a.v4.sin_addr
+                       : mapped ? (const void *)&a.v6.sin6_addr.s6_addr[12]
+                                : (const void *)&a.v6.sin6_addr;
+    int family = mapped ? AF_INET : a.any.sa_family;
+    (void)inet_ntop(family, host, out, TCP_PEER_LEN); // of a family it knows
+}
+
 static char *address_text(const union address *a)
 {
     char host[INET6_ADDRSTRLEN] = "?";

@@ -167,7 +167,7 @@ static int start(struct wire *w, struct err *e)
 void wire_drain(uint64_t timeout_ms)
 {
     struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
+    clock_gettime(CLOCK_MONOTONIC, &until); // whatever happens to the time of day
     timeout_ms = min_u64(timeout_ms, 365 * 86400 * UINT64_C(1000));
     until.tv_sec += (time_t)(timeout_ms / 1000);
     until.tv_nsec += (long)(timeout_ms % 1000) * 1000000;
@@ -176,7 +176,8 @@ void wire_drain(uint64_t timeout_ms)
         until.tv_nsec -= 1000000000;
     }
     pthread_mutex_lock(&lock);
-    while (n_wires > 0 && pthread_cond_timedwait(&ended, &lock, &until) == 0) {
+    while (n_wires > 0 &&
+           pthread_cond_clockwait(&ended, &lock, CLOCK_MONOTONIC, &until) == 0) {
     }
     wires_must_end = true;
     while (n_wires > 0)
@@ -240,6 +241,7 @@ int wire_open(int fd, const struct wire_options *options, struct wire_peer *ret_
         return -1;
     }
     w->check.pin = NULL; // the caller's
+    tcp_peer(w->tcp, peer.address);
     if (make_ends(w, peer.alpn, &caller, e) < 0 || start(w, e) < 0)
         return -1;
     (void)steal(w);

@@ -86,3 +86,5 @@ extern _Atomic bool wires_must_end; // wire_drain has waited long enough
 // --- tcp.c
 
 bool tcp_alive(int fd); // what we sent is being acknowledged
+// Numeric, "" when it has gone.
+void tcp_peer(int fd, char out[static TCP_PEER_LEN]);

@@ -3,11 +3,9 @@
 // this very connection, then the agent's key is signed by our own authority.
 #include "cloud/agent/agent.h"
 
-#include <netdb.h>
 #include <poll.h>
-#include <stdio.h>
+#include <pthread.h>
 #include <sys/random.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #define STEP_MS 30000
@@ -46,18 +44,13 @@ static int prove(struct http_stream *s, const struct wire_peer *peer,
     return 0;
 }
 
-// Numeric, of who is at the other end; NULL: gone.
-static char *peer_address(int tcp)
-{
-    struct sockaddr_storage a;
-    socklen_t len = sizeof(a);
-    char text[64];
-    if (getpeername(tcp, (struct sockaddr *)&a, &len) ||
-        getnameinfo((struct sockaddr *)&a, len, text, sizeof(text), NULL, 0,
-                    NI_NUMERICHOST))
-        return NULL;
-    return xstrdup(text);
-}
+// An enrolment under way. Of several who come at once only one is signed.
+struct session {
+    const struct agent_enrolment *n;
+    struct tls *tls;
+    pthread_mutex_t lock;
+    bool done;
+};
 
 static int sign(struct http_stream *s, const struct agent_enrolment *n,
                 const char *address, const json_t *reply, uint8_t ret_pin[static PIN_LEN],
@@ -79,45 +72,65 @@ static int sign(struct http_stream *s, const struct agent_enrolment *n,
     return http_call(s, "POST", "/v1/keep", ask, STEP_MS, &answer, e);
 }
 
-static int talk(int tcp /* taken */, bool server, const struct agent_enrolment *n,
-                struct err *e)
+static int keep(struct session *x, struct http_stream *s, const char *address,
+                const json_t *reply, struct err *e)
 {
-    AUTO(tls_free) struct tls *tls = NULL;
-    AUTO(fd_close) int fd = tcp, plain = -1;
-    AUTO(str_free) char *address = peer_address(tcp);
-    AUTO(json_free) json_t *reply = NULL;
-    struct tls_options nobody = {0};
-    struct wire_peer peer;
+    const struct agent_enrolment *n = x->n;
     struct agent_row row = {.name = (char *)n->name,
                             .address = (char *)n->address,
                             .listen = n->address ? NULL : (char *)n->listen,
                             .enrolled = clock_wall()};
-    if (tls_new(&nobody, &tls, e))
+    if (x->done)
+        return err_set(e, ERR_REFUSED, "another has used the token of %s", n->name);
+    if (sign(s, n, address, reply, row.pin, e) || agent_row_write(n->state_dir, &row, e))
         return -1;
-    struct wire_options o = {
-        .tls = tls, .server = server, .alpn = protocols, .timeout_ms = STEP_MS};
-    if (wire_open(steal_fd(&fd), &o, &peer, &plain, e))
-        return -1;
+    x->done = true;
+    return 0;
+}
+
+static int talk(void *context, int fd, const struct wire_peer *peer, struct err *e)
+{
+    struct session *x = context;
+    AUTO(json_free) json_t *reply = NULL;
     struct http_stream s;
-    http_stream_init(&s, plain);
-    int status = prove(&s, &peer, n, &reply, e) ||
-                         sign(&s, n, address, reply, row.pin, e) ||
-                         agent_row_write(n->state_dir, &row, e)
-                     ? -1
-                     : 0;
+    http_stream_init(&s, fd);
+    int status = prove(&s, peer, x->n, &reply, e);
+    if (!status) {
+        pthread_mutex_lock(&x->lock);
+        status = keep(x, &s, peer->address[0] ? peer->address : NULL, reply, e);
+        pthread_mutex_unlock(&x->lock);
+    }
     http_stream_done(&s);
     return status;
 }
 
-static int by_dialling(const struct agent_enrolment *n, uint64_t end, struct err *e)
+static struct wire_options wire_of(const struct session *x)
+{
+    return (struct wire_options){.tls = x->tls,
+                                 .server = x->n->address == NULL,
+                                 .alpn = protocols,
+                                 .timeout_ms = STEP_MS};
+}
+
+static int dial(struct session *x, struct err *e)
+{
+    AUTO(fd_close) int plain = -1;
+    struct wire_options o = wire_of(x);
+    struct wire_peer peer;
+    int tcp;
+    if (tcp_connect(x->n->address, 0, STEP_MS, &tcp, e) ||
+        wire_open(tcp, &o, &peer, &plain, e))
+        return -1;
+    return talk(x, plain, &peer, e);
+}
+
+static int by_dialling(struct session *x, uint64_t end, struct err *e)
 {
     for (;;) {
-        int fd;
-        int status = tcp_connect(n->address, 0, STEP_MS, &fd, e);
-        if (!status)
-            status = talk(fd, false, n, e);
-        if (!status || e->code == ERR_CANCELLED || clock_ms() >= end)
-            return status;
+        if (!dial(x, e))
+            return 0;
+        if (e->code == ERR_CANCELLED || clock_ms() >= end)
+            return -1;
         struct pollfd p = {.fd = cancel_fd(), .events = POLLIN};
         (void)poll(&p, 1, AGAIN_MS);
         if (cancel_check(e))
@@ -125,32 +138,28 @@ static int by_dialling(const struct agent_enrolment *n, uint64_t end, struct err
     }
 }
 
-static int by_waiting(const struct agent_enrolment *n, uint64_t end, struct err *e)
+static int by_waiting(struct session *x, uint64_t timeout_ms, struct err *e)
 {
     AUTO(fd_close) int listener = -1;
+    AUTO(fd_close) int fd = -1;
     AUTO(str_free) char *bound = NULL;
-    if (tcp_listen(n->listen, &listener, &bound, e))
+    AUTO(acceptor_free) struct acceptor *a = NULL;
+    struct greeting g = {.wire = wire_of(x), .talk = talk, .context = x};
+    if (tcp_listen(x->n->listen, &listener, &bound, e) || acceptor_new(listener, &a, e))
         return -1;
-    for (;;) {
-        struct pollfd p[] = {{.fd = listener, .events = POLLIN},
-                             {.fd = cancel_fd(), .events = POLLIN}};
-        uint64_t now = clock_ms();
-        int r = poll(p, ARRAY_LEN(p), now < end ? (int)min_u64(end - now, 3600000) : 0);
-        if (cancel_check(e))
-            return -1;
-        if (r == 0)
-            return err_set(e, ERR_RETRY, "no agent came for %s", n->name);
-        int fd = r > 0 ? accept4(listener, NULL, NULL, SOCK_CLOEXEC) : -1;
-        if (fd >= 0 && !talk(fd, true, n, e))
-            return 0;
-    }
+    if (acceptor_next(a, &g, timeout_ms, &fd, e))
+        return err_wrap(e, "waiting for agent %s to dial", x->n->name);
+    return 0;
 }
 
 int agent_enroll(const struct agent_enrolment *n, struct err *e)
 {
     AUTO(str_free) char *pki = path_join(n->state_dir, "pki");
+    AUTO(tls_free) struct tls *tls = NULL;
+    struct tls_options nobody = {0};
     uint64_t end = clock_ms() + n->timeout_ms;
-    if (pki_make(pki, e))
+    if (pki_make(pki, e) || tls_new(&nobody, &tls, e))
         return -1;
-    return n->address ? by_dialling(n, end, e) : by_waiting(n, end, e);
+    struct session x = {.n = n, .tls = tls, .lock = PTHREAD_MUTEX_INITIALIZER};
+    return n->address ? by_dialling(&x, end, e) : by_waiting(&x, n->timeout_ms, e);
 }

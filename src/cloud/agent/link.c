@@ -25,7 +25,8 @@ struct link {
     char *name, *address; // address NULL: it dials us
     uint8_t pin[PIN_LEN];
     struct tls *tls;
-    int listener; // -1: none
+    int listener;              // -1: none
+    struct acceptor *acceptor; // of it
     struct rate *rate;
     struct wire_count count;
     pthread_mutex_t lock; // of the control connection
@@ -62,27 +63,26 @@ static int resolve(const char *address, char **ret, struct err *e)
 
 // --- wires
 
-static int open_wire(struct link *l, int fd /* taken */, bool server,
-                     const char *const *alpn, int *ret_fd, struct err *e)
+static struct wire_options wire_of(struct link *l, const char *const *alpn)
 {
-    struct wire_peer peer;
-    struct wire_options o = {.tls = l->tls,
-                             .server = server,
-                             .alpn = alpn,
-                             .pin = l->pin,
-                             .rate = l->rate,
-                             .count = &l->count,
-                             .timeout_ms = CONNECT_MS};
-    return wire_open(fd, &o, &peer, ret_fd, e);
+    return (struct wire_options){.tls = l->tls,
+                                 .server = l->acceptor != NULL,
+                                 .alpn = alpn,
+                                 .pin = l->pin,
+                                 .rate = l->rate,
+                                 .count = &l->count,
+                                 .timeout_ms = CONNECT_MS};
 }
 
 static int dial(struct link *l, const char *const *alpn, int *ret_fd, struct err *e)
 {
     AUTO(str_free) char *numeric = NULL;
+    struct wire_options o = wire_of(l, alpn);
+    struct wire_peer peer;
     int fd;
     if (resolve(l->address, &numeric, e) ||
         tcp_connect(numeric, rate_lowest(l->rate), CONNECT_MS, &fd, e) ||
-        open_wire(l, fd, false, alpn, ret_fd, e))
+        wire_open(fd, &o, &peer, ret_fd, e))
         return err_wrap(e, "agent %s at %s", l->name, l->address);
     return 0;
 }
@@ -90,22 +90,11 @@ static int dial(struct link *l, const char *const *alpn, int *ret_fd, struct err
 // The next that comes and is our agent; others are turned away.
 static int wait_for(struct link *l, const char *const *alpn, int *ret_fd, struct err *e)
 {
-    uint64_t end = clock_ms() + DIALLED_MS;
+    struct greeting g = {.wire = wire_of(l, alpn)};
     tcp_expect(l->listener, rate_lowest(l->rate));
-    for (;;) {
-        struct pollfd p[] = {{.fd = l->listener, .events = POLLIN},
-                             {.fd = cancel_fd(), .events = POLLIN}};
-        uint64_t now = clock_ms();
-        int r = poll(p, ARRAY_LEN(p), now < end ? (int)(end - now) : 0);
-        if (cancel_check(e))
-            return -1;
-        if (r == 0 || (r < 0 && errno != EINTR))
-            return err_set(e, ERR_RETRY, "agent %s has not dialled within %d s", l->name,
-                           DIALLED_MS / 1000);
-        int fd = r > 0 ? accept4(l->listener, NULL, NULL, SOCK_CLOEXEC) : -1;
-        if (fd >= 0 && !open_wire(l, fd, true, alpn, ret_fd, e))
-            return 0;
-    }
+    if (!acceptor_next(l->acceptor, &g, DIALLED_MS, ret_fd, e))
+        return 0;
+    return err_wrap(e, "waiting for agent %s to dial", l->name);
 }
 
 static void disconnect(struct link *l)
@@ -219,7 +208,8 @@ int link_open(const struct link_options *options, struct link **ret, struct err 
     l->address = row->address ? xstrdup(row->address) : NULL;
     memcpy(l->pin, row->pin, PIN_LEN);
     if (tls_new(&tls, &l->tls, e) ||
-        (!l->address && tcp_listen(row->listen, &l->listener, &bound, e)))
+        (!l->address && (tcp_listen(row->listen, &l->listener, &bound, e) ||
+                         acceptor_new(l->listener, &l->acceptor, e))))
         return -1;
     *ret = steal(l);
     return 0;
@@ -230,6 +220,7 @@ void link_close(struct link *l)
     if (!l)
         return;
     disconnect(l);
+    acceptor_free(l->acceptor);
     wire_drain(2000); // they count into us
     fd_close(l->listener);
     tls_free(l->tls);

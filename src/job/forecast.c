@@ -7,7 +7,8 @@
 
 #define WEIGHT 0.5          // of the newest figure
 #define MOVED_MIN (1 * MIB) // less says nothing about the rate
-#define HARVESTS_MS 300     // the two harvests, flush and commit of a cutover
+#define FREEZE_MS 100       // to freeze and to commit
+#define HARVEST_MS 100      // until one was measured, see below
 #define SMALL_MS 600        // a last round that is not worth another one
 #define IN_VAIN_MAX 3
 #define HELD_MAX 0.95
@@ -20,13 +21,24 @@ static double blend(double old, double now)
     return old > 0 ? WEIGHT * now + (1 - WEIGHT) * old : now;
 }
 
+// What a round costs that moves next to nothing, and so each of the two harvests in the
+// freeze: sync, ask, look for what is known, flush.
+static uint64_t harvests_ms(const struct forecast *f)
+{
+    return FREEZE_MS + 2 * (f->harvest_ms > 0 ? (uint64_t)f->harvest_ms : HARVEST_MS);
+}
+
+static double unheld(const struct forecast_round *r)
+{
+    return 1 - (r->held < HELD_MAX ? r->held : HELD_MAX);
+}
+
 // What was reached, or what could have been without giving way. Compressed, more than the
 // limit arrives.
 static double unheld_rate(const struct forecast_round *r)
 {
-    double held = r->held < HELD_MAX ? r->held : HELD_MAX;
     double reached = (double)r->moved * 1000 / (double)max_u64(r->took_ms, 1);
-    double rate = reached / (1 - held), limit = (double)r->limit;
+    double rate = reached / unheld(r), limit = (double)r->limit;
     return limit < 1 || rate < limit ? rate : reached > limit ? reached : limit;
 }
 
@@ -40,6 +52,8 @@ void forecast_add(struct forecast *f, const struct forecast_round *r)
             blend(f->dirty, (double)r->changed * 1000 / (double)max_u64(r->over_ms, 1));
     if (r->moved >= MOVED_MIN || f->rate <= 0)
         f->rate = blend(f->rate, unheld_rate(r));
+    if (r->moved < MOVED_MIN && !r->scanned)
+        f->harvest_ms = blend(f->harvest_ms, (double)r->took_ms * unheld(r));
     f->round_ms = r->took_ms;
     f->scan_ms = r->scanned ? r->took_ms : 0;
     f->n_rounds++;
@@ -54,14 +68,14 @@ void forecast_add(struct forecast *f, const struct forecast_round *r)
 
 uint64_t forecast_final_bytes(const struct forecast *f)
 {
-    return (uint64_t)(f->dirty * (double)(f->round_ms + f->audit_ms + HARVESTS_MS) /
+    return (uint64_t)(f->dirty * (double)(f->round_ms + f->audit_ms + harvests_ms(f)) /
                       1000);
 }
 
 uint64_t forecast_final_ms(const struct forecast *f)
 {
     uint64_t bytes = forecast_final_bytes(f);
-    uint64_t fixed = HARVESTS_MS + f->audit_ms + f->scan_ms;
+    uint64_t fixed = harvests_ms(f) + f->audit_ms + f->scan_ms;
     if (bytes == 0)
         return fixed;
     if (f->rate < 1)

@@ -9,6 +9,7 @@ struct forecast {
     double dirty;       // bytes a second that become other ones, as harvests say
     double rate;        // bytes a second that arrive
     uint64_t round_ms;  // the last round took so long: what a harvest now would say of
+    double harvest_ms;  // a round that moves next to nothing; 0: there was none yet
     uint64_t scan_ms;   // reading all hashes, where no tracker is believed
     uint64_t audit_ms;  // in the freeze, and between the last round and it
     uint64_t fixed_ms;  // convert, import and boot, as measured

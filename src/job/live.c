@@ -78,6 +78,15 @@ int live_arm(struct job *j, struct err *e)
     return 0;
 }
 
+bool live_armed_again(struct job *j, bool *armed, const struct err *why)
+{
+    struct err e;
+    if (*armed || why->code != ERR_REFUSED || live_arm(j, &e))
+        return false;
+    *armed = true;
+    return true;
+}
+
 int live_open(struct job *j, struct err *e)
 {
     struct live *l = &j->live;

@@ -194,16 +194,6 @@ bool live_unknown(const struct job *j, size_t i)
            !epoch_is(disk_of(j, i), "epoch", d->epoch);
 }
 
-// A source that was started anew knows nothing of this job. Armed again it goes on: what
-// it did not record is found by hashes, because its epochs are others.
-static bool armed_again(struct job *j, bool *armed, struct err *e)
-{
-    if (*armed || e->code != ERR_REFUSED || live_arm(j, e))
-        return false;
-    *armed = true;
-    return true;
-}
-
 static int harvest(struct job *j, uint64_t id, struct err *e)
 {
     struct live *l = &j->live;
@@ -211,7 +201,7 @@ static int harvest(struct job *j, uint64_t id, struct err *e)
     uint64_t since = clock_ms();
     bool armed = false;
     while (l->source->ops->harvest(l->source, id, id - 1, &h, e))
-        if (!armed_again(j, &armed, e) &&
+        if (!live_armed_again(j, &armed, e) &&
             (!live_patience(j, since, e) || live_poll(j, e)))
             return -1;
     // Another process of the agent's counts anew.
@@ -312,7 +302,7 @@ static int copy_todo(struct job *j, size_t i, const struct extents *todo, bool h
             since = clock_ms();
             armed = false;
         }
-        if (armed_again(j, &armed, e))
+        if (live_armed_again(j, &armed, e))
             continue;
         if (!live_patience(j, since, e) || live_poll(j, e))
             return -1;
@@ -338,13 +328,16 @@ static int list_todo(struct job *j, size_t i, uint64_t id, bool *ret_hashes,
 {
     struct live_disk *d = &j->live.disks[i];
     uint64_t since = clock_ms();
+    bool armed = false;
     for (;;) {
         *ret_hashes = id > 1 && live_unknown(j, i);
         extents_done(&d->round);
         if (!list_round(j, i, id, *ret_hashes, &d->round, e))
             return 0;
-        if (!live_patience(j, since, e) || live_poll(j, e) ||
-            (id > 1 && harvest(j, id, e)))
+        if (!live_armed_again(j, &armed, e) &&
+            (!live_patience(j, since, e) || live_poll(j, e)))
+            return -1;
+        if (id > 1 && harvest(j, id, e))
             return -1;
     }
 }

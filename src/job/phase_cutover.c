@@ -144,9 +144,11 @@ static int thaw(struct job *j, struct err *e)
     j->live.leaving = cancel_requested();
     cancel_hold(true);
     bool released = live_release(j, false, &later) == 0;
+    cancel_hold(false);
     if (!released)
         job_note(j, "the source thaws by itself at its deadline: %s", later.text);
-    live_audit_thawed(j, &cause);
+    live_audit_thawed(j, &cause); // a silent agent is told by who goes on
+    cancel_hold(true);
     if (released && live_set_state(j, LIVE_READY, &later))
         job_note(j, "%s", later.text);
     cancel_hold(false);

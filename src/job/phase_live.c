@@ -71,6 +71,16 @@ static int used_bytes(struct job *j, size_t i, uint64_t *ret, struct err *e)
     return 0;
 }
 
+static int ask_used(struct job *j, size_t i, uint64_t *ret, struct err *e)
+{
+    uint64_t since = clock_ms();
+    bool armed = false;
+    while (used_bytes(j, i, ret, e))
+        if (!live_armed_again(j, &armed, e) && !live_patience(j, since, e))
+            return -1;
+    return 0;
+}
+
 static int report_disks(struct job *j, struct err *e)
 {
     for (size_t i = 0; i < j->live.harvest.n_disks; i++) {
@@ -78,7 +88,7 @@ static int report_disks(struct job *j, struct err *e)
         json_t *disk = job_disk(j, i);
         char name[8];
         uint64_t used = d->size;
-        if (!j->request.all_blocks && used_bytes(j, i, &used, e))
+        if (!j->request.all_blocks && ask_used(j, i, &used, e))
             return -1;
         AUTO(str_free)
         char *identity = xasprintf("%s disk %zu, %s, of job %llu", j->request.source, i,

@@ -85,6 +85,15 @@ static void test_figures(void)
                  &(struct forecast_round){
                      .changed = 4096, .over_ms = 2000, .moved = 4096, .took_ms = 100});
     ok(f.rate > 49 * MIB, "a round of a few blocks says nothing about the link");
+    struct forecast quick = {0}, slow = {0};
+    for (uint64_t i = 0; i < 3; i++) {
+        struct forecast_round r = {.over_ms = 1000, .took_ms = 10};
+        forecast_add(&quick, &r);
+        r.took_ms = 1000, r.held = 0.75;
+        forecast_add(&slow, &r);
+    }
+    is_u64(forecast_final_ms(&quick), 120, "... but what a harvest costs, two of them");
+    is_u64(forecast_final_ms(&slow), 600, "... without the time that reading gave way");
 }
 
 // 10 MiB in 10 s, 9 of which reading gave way.

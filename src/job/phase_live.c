@@ -84,12 +84,13 @@ static int ask_used(struct job *j, size_t i, uint64_t *ret, struct err *e)
 static int report_disks(struct job *j, struct err *e)
 {
     for (size_t i = 0; i < j->live.harvest.n_disks; i++) {
-        const struct cloud_live_disk *d = &j->live.harvest.disks[i];
         json_t *disk = job_disk(j, i);
         char name[8];
-        uint64_t used = d->size;
+        uint64_t used = j->live.harvest.disks[i].size;
         if (!j->request.all_blocks && ask_used(j, i, &used, e))
             return -1;
+        // Armed again, the harvest is another one.
+        const struct cloud_live_disk *d = &j->live.harvest.disks[i];
         AUTO(str_free)
         char *identity = xasprintf("%s disk %zu, %s, of job %llu", j->request.source, i,
                                    d->identity, (unsigned long long)j->row.created);

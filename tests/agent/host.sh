@@ -180,7 +180,7 @@ call() {
 insist() { for _ in 1 2 3 4 5; do call "$@"; [ "$status" = 000 ] || return 0; sleep 0.2; done; }
 # passes if METHOD PATH JSON is answered with STATUS
 answers() {
-    call "$3" "$4" "$5"
+    insist "$3" "$4" "$5"
     [ "$status" = "$1" ]
     ok "$2"
     [ "$status" = "$1" ] || echo "#   $3 $4 was answered with $status: $(head -c 400 reply)"

@@ -95,6 +95,8 @@ int helper_call(struct appliance *a, const struct helper_request *r, json_t **re
         status = appliance_add_disk(a, &r->disks[plugged], e);
         plugged += !status;
     }
+    if (!status && r->asked)
+        *r->asked = true;
     if (!status)
         status = appliance_call(a, path, request, CALL_TIMEOUT_MS, ret, e);
     while (plugged-- > 0) {

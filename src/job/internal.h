@@ -57,8 +57,9 @@ int phase_verify(struct job *j, struct err *e);
 int phase_convert(struct job *j, struct err *e);
 int phase_convert_undo(struct job *j, struct err *e);
 // The same on the replicas, which have to be closed, while nothing is kept of it; the
-// appliance has begun to boot. How long it took.
-int convert_rehearse(struct job *j, uint64_t *ret_ms, struct err *e);
+// appliance has begun to boot. How long it took. -1 and *ret_asked: what is wrong is what
+// was copied; else it is something here.
+int convert_rehearse(struct job *j, uint64_t *ret_ms, bool *ret_asked, struct err *e);
 // ERR_REFUSED: the machine runs.
 int overlays_unused(struct job *j, struct err *e);
 int phase_flatten(struct job *j, struct err *e);

@@ -176,6 +176,7 @@ struct helper_request {
     const struct machine *machine; // its NICs are told; NULL: none
     const struct strings *luks_key_files;
     const char *root;
+    bool *asked; // NULL, or becomes true once the guest was asked: what fails is its own
 };
 int helper_call(struct appliance *a, const struct helper_request *request, json_t **ret,
                 struct err *e);

@@ -54,7 +54,7 @@ struct live {
     bool verified;
     bool lost;             // the tracker was found out in the freeze
     uint64_t rehearsed_ms; // the conversion took so long, 0: it was not tried
-    unsigned n_refused;    // rehearsals in a row
+    unsigned n_failed;     // rehearsals in a row
     bool leaving; // the job ends: a source that does not answer is not waited for
 };
 
@@ -63,8 +63,9 @@ struct live {
 int live_open(struct job *j, struct err *e); // connects and arms; again: nothing
 // Of what live_open opened, which may have been started anew since.
 int live_arm(struct job *j, struct err *e);
-// A source that was started anew knows nothing of this job, and refuses. Armed again, once,
-// it goes on: what it did not record is found by hashes, because its epochs are others.
+// A source that was started anew knows nothing of this job, and refuses. Armed again,
+// once, it goes on: what it did not record is found by hashes, because its epochs are
+// others.
 bool live_armed_again(struct job *j, bool *armed, const struct err *why);
 // *h (taken) is the newest harvest, if it is of the same disks.
 int live_take(struct job *j, struct cloud_harvest *h, struct err *e);

@@ -88,7 +88,8 @@ static int make_overlays(struct job *j, struct err *e)
 }
 
 // On the overlays, or on the replicas with what is written thrown away.
-static int call_convert(struct job *j, bool on_overlays, json_t **ret, struct err *e)
+static int call_convert(struct job *j, bool on_overlays, bool *asked, json_t **ret,
+                        struct err *e)
 {
     size_t n = j->place.n_disks;
     AUTO(free) void *disk_memory = xcalloc(n, sizeof(struct vm_disk));
@@ -108,17 +109,19 @@ static int call_convert(struct job *j, bool on_overlays, json_t **ret, struct er
                                      .n_disks = n,
                                      .machine = j->machine,
                                      .luks_key_files = &j->request.luks_key_files,
-                                     .root = j->request.root};
+                                     .root = j->request.root,
+                                     .asked = asked};
     return helper_call(j->appliance, &request, ret, e);
 }
 
-int convert_rehearse(struct job *j, uint64_t *ret_ms, struct err *e)
+int convert_rehearse(struct job *j, uint64_t *ret_ms, bool *ret_asked, struct err *e)
 {
     AUTO(json_free) json_t *reply = NULL;
+    *ret_asked = false;
     if (appliance_wait(j->appliance, e))
         return -1;
     uint64_t start = clock_ms();
-    if (call_convert(j, false, &reply, e))
+    if (call_convert(j, false, ret_asked, &reply, e))
         return -1;
     *ret_ms = clock_ms() - start;
     return 0;
@@ -130,7 +133,7 @@ static int convert(struct job *j, struct err *e)
     AUTO(json_free) json_t *reply = NULL;
     if (remove_overlays(j, e) || make_overlays(j, e) ||
         (!j->appliance && helper_begin(&helper, &j->appliance, e)) ||
-        call_convert(j, true, &reply, e))
+        call_convert(j, true, NULL, &reply, e))
         return -1;
     json_t *guest = json_object_get(reply, "facts");
     if (guest)

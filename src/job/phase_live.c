@@ -9,7 +9,7 @@
 
 #define CONVERT_GUESS_MS 5000 // until it was rehearsed
 #define START_GUESS_MS 10000  // until this store has seen one
-#define REFUSED_MAX 2 // rehearsals: what is copied of a running server can be torn
+#define FAILED_MAX 2 // rehearsals: what is copied of a running server can be torn
 #define DELTA_EVERY_MS 60000
 #define WAIT_STEP_US 200000
 
@@ -295,25 +295,28 @@ static int begin_appliance(struct job *j, struct err *e)
 
 // The conversion, tried on what has arrived, while the source still runs: what cannot be
 // converted is refused before anything is frozen, and the appliance has loaded what the
-// true one needs. It is not known whether a failure is due to a copy that is torn, but
-// the appliance that met one is not used again: a kernel may have suffered.
+// true one needs. It is not known whether a failure of the guest's is due to a copy that
+// is torn, so it is tried once more after another round. The appliance that met one is
+// not used again: a kernel may have suffered.
 static int try_convert(struct job *j, struct err *e)
 {
     struct live *l = &j->live;
+    static const char what[] = "the conversion, tried on what has arrived so far";
+    bool asked;
     if (j->request.no_convert)
         return 0;
     live_replicas_close(j);
-    if (!convert_rehearse(j, &l->rehearsed_ms, e)) {
-        l->n_refused = 0;
+    if (!convert_rehearse(j, &l->rehearsed_ms, &asked, e)) {
+        l->n_failed = 0;
         return live_replicas(j, e) || fixed_part(j, e) ? -1 : 0;
     }
-    l->n_refused = e->code == ERR_REFUSED ? l->n_refused + 1 : 0;
+    l->n_failed++;
     if (e->code == ERR_CANCELLED)
         return -1;
-    if (l->n_refused >= REFUSED_MAX)
-        return err_wrap(e, "the conversion, tried on what has arrived so far");
-    l->verified = l->n_refused == 0; // once more, after another round
-    job_note(j, "the conversion, tried on what has arrived so far, failed: %s", e->text);
+    if (!asked || (e->code == ERR_REFUSED && l->n_failed >= FAILED_MAX))
+        return err_wrap(e, "%s", what);
+    l->verified = l->n_failed >= FAILED_MAX;
+    job_note(j, "%s, failed: %s", what, e->text);
     appliance_end(steal(j->appliance));
     return begin_appliance(j, e) || live_replicas(j, e) ? -1 : 0;
 }

@@ -51,6 +51,13 @@ json_t *vm_blockdev(const struct vm_disk *d, const char *id)
                      "read-only", d->read_only, "discard", "unmap", "file", protocol);
 }
 
+// A file system that is full would stop the machine until somebody comes: it is told.
+static void set_errors(json_t *device)
+{
+    json_object_set_new(device, "werror", json_string("report"));
+    json_object_set_new(device, "rerror", json_string("report"));
+}
+
 static void set_sector(json_t *device, const struct vm_disk *d)
 {
     if (d->sector_size == 4096) {
@@ -65,6 +72,7 @@ json_t *vm_scsi_device(const struct vm_disk *d, const char *id)
     json_t *device = json_pack("{s:s, s:s, s:s, s:s, s:s}", "driver", "scsi-hd", "bus",
                                "scsi0.0", "id", id, "drive", node, "serial", d->serial);
     set_sector(device, d);
+    set_errors(device);
     return device;
 }
 
@@ -121,6 +129,8 @@ static void add_disk(struct strings *s, const struct vm_disk *d, size_t i, size_
     }
     if (strcmp(bus, "scsi") != 0)
         set_sector(device, d);
+    if (strcmp(bus, "sata") == 0 || strcmp(bus, "virtio") == 0)
+        set_errors(device);
     json_object_set_new(device, "bootindex", json_integer((json_int_t)i + 1));
     add_json(s, "-device", device);
 }

@@ -16,6 +16,7 @@
 #define DIALLED_MS 20000                   // until an agent that dials has come
 #define CALL_MS (UINT64_C(15) * 60 * 1000) // reading what is in use of a large disk
 #define AGAIN_MS 500
+#define TELL_MS 2000
 #define PROTOCOL 1
 
 static const char *const control_alpn[] = {"http/1.1", NULL};
@@ -138,6 +139,18 @@ static int connect_control(struct link *l, struct err *e)
 
 // --- calls
 
+// Once, when it has been a while. *ret_told: said already.
+static void tell(const struct link *l, uint64_t since, uint64_t end, bool *ret_told,
+                 const struct err *why)
+{
+    uint64_t now = clock_ms();
+    if (*ret_told || now - since < TELL_MS || now >= end)
+        return;
+    *ret_told = true;
+    log_line(LOG_INFO, "agent %s does not answer, trying again for %llu s: %s", l->name,
+             (unsigned long long)((end - now + 999) / 1000), why->text);
+}
+
 // The stream is out of step after these; an agent's own error is an answer.
 static int call_once(struct link *l, const char *method, const char *path,
                      const json_t *body, json_t **ret, bool *ret_answered, struct err *e)
@@ -155,11 +168,12 @@ static int call_once(struct link *l, const char *method, const char *path,
 int link_call(struct link *l, const char *method, const char *path, const json_t *body,
               uint64_t patience_ms, json_t **ret, struct err *e)
 {
-    uint64_t end = clock_ms() + patience_ms;
-    bool answered;
+    uint64_t since = clock_ms(), end = since + patience_ms;
+    bool answered, told = false;
     pthread_mutex_lock(&l->lock);
     int status = call_once(l, method, path, body, ret, &answered, e);
     while (status && !answered && e->code == ERR_RETRY && clock_ms() < end) {
+        tell(l, since, end, &told, e);
         struct pollfd p = {.fd = cancel_fd(), .events = POLLIN};
         (void)poll(&p, 1, AGAIN_MS);
         status =

@@ -2,7 +2,7 @@
 // From bare disks to mounted trees, and back. Devices are opened in layers, as they lie
 // on one another, until nothing new appears:
 //
-//     disks ─► partitions ─► LUKS ─► LVM ─► LUKS … ─► root ─► what its fstab names
+//     disks ─► partitions ─► LUKS ─► md ─► LVM ─► LUKS … ─► root ─► what its fstab names
 //
 // Every step that must be undone is put on a stack; assemble_close takes it from there in
 // reverse, also after a failure half-way. Nothing is activated by itself: no udev runs in
@@ -18,7 +18,7 @@
 
 #include "guest/device.h"
 
-#define LAYERS_MAX 4
+#define LAYERS_MAX 8
 
 void assembly_undo_later(struct assembly *a, enum undo_kind kind, const char *name)
 {
@@ -54,7 +54,7 @@ static void read_back(int fd, struct buf *out)
 int assemble_run(char *const *argv, const char *input, struct buf *out, struct err *e)
 {
     static char *const no_udev[] = {"DM_DISABLE_UDEV=1", "LVM_SUPPRESS_FD_WARNINGS=1",
-                                    NULL};
+                                    "MDADM_NO_UDEV=1", NULL};
     AUTO(fd_close) int in = input ? memory_file(input, e) : -1;
     if (input && in < 0)
         return -1;
@@ -95,14 +95,17 @@ void assemble_load_module(const char *name)
 
 // --- opening
 
+// A kind is opened once those before it have nothing new, so that an array or a group
+// whose disks lie in different layers finds all of them.
 static int open_layers(struct assembly *a, struct guest *g, struct err *e)
 {
     bool more = true;
     for (unsigned layer = 0; more && layer < LAYERS_MAX; layer++) {
-        bool luks = false, lvm = false;
-        if (luks_open_all(a, g, &luks, e) < 0 || lvm_activate(a, g, &lvm, e) < 0)
+        more = false;
+        if (luks_open_all(a, g, &more, e) < 0 ||
+            (!more && md_assemble_all(a, g, &more, e) < 0) ||
+            (!more && lvm_activate(a, g, &more, e) < 0))
             return -1;
-        more = luks || lvm;
     }
     return 0;
 }
@@ -161,8 +164,25 @@ static int undo_one(struct assembly *a, const struct undo *u, struct err *e)
         return lvm_deactivate(a, e);
     case UNDO_LUKS:
         return luks_close(u->name, e);
+    case UNDO_MD:
+        return md_stop(u->name, e);
+    case UNDO_SHADOW:
+        return shadow_close(u->name, e);
     }
     return 0;
+}
+
+int assembly_undo(struct assembly *a, size_t left, struct err *e)
+{
+    int r = 0;
+    struct err later; // the first error is reported, the rest is still undone
+    while (a->undo.n > left) {
+        struct undo u = a->undo.v[--a->undo.n];
+        if (undo_one(a, &u, r < 0 ? &later : e) < 0)
+            r = -1;
+        free(u.name);
+    }
+    return r;
 }
 
 // The disk's own cache: what was unmounted is then on stable storage.
@@ -181,12 +201,8 @@ int assemble_close(struct assembly *a, struct guest *g, struct err *e)
     int r = 0;
     struct err later; // the first error is reported, the rest is still undone
     tree_close(steal(g->tree));
-    while (a->undo.n > 0) {
-        struct undo u = a->undo.v[--a->undo.n];
-        if (undo_one(a, &u, r < 0 ? &later : e) < 0)
-            r = -1;
-        free(u.name);
-    }
+    if (assembly_undo(a, 0, e) < 0)
+        r = -1;
     mount_forget_btrfs();
     for (size_t i = 0; i < a->nodes.n && !a->read_only; i++) {
         if (flush_disk(a->nodes.v[i], r < 0 ? &later : e) < 0)

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "guest/device.h"
+#include "guest/mdadm.h"
 
 #define ENTRIES_MAX 256
 
@@ -69,11 +70,13 @@ static char *mapper_name(const char *path)
     return buf_steal(&b);
 }
 
+// An array's node here is not what the guest calls it.
 static const struct guest_device *by_node(const struct guest *g, const char *node)
 {
     for (size_t i = 0; i < g->devices.n; i++) {
-        if (g->devices.v[i].mapper && strcmp(g->devices.v[i].node, node) == 0)
-            return &g->devices.v[i];
+        const struct guest_device *d = &g->devices.v[i];
+        if (d->mapper && !d->array && strcmp(d->node, node) == 0)
+            return d;
     }
     return NULL;
 }
@@ -146,6 +149,8 @@ static const struct guest_device *find_device(const struct guest *g, const char 
     const struct guest_device *d = by_node(g, source);
     if (!d && str_starts(source, "/dev/mapper/"))
         d = by_crypttab(g, source + strlen("/dev/mapper/"));
+    if (!d)
+        d = mdadm_device(g, source);
     if (!d)
         d = by_old_name(g, source);
     AUTO(str_free) char *mapped = d ? NULL : mapper_name(source);

@@ -94,12 +94,9 @@ static int list_partitions(const char *disk, unsigned index, struct guest_device
     return 0;
 }
 
-int probe_disk(struct assembly *a, struct guest *g, const char *node, unsigned disk,
-               struct err *e)
+int probe_partitions(struct assembly *a, struct guest *g, const char *node, unsigned disk,
+                     const char *array, struct err *e)
 {
-    struct guest_device whole = {.node = xstrdup(node), .disk = disk};
-    if (add_device(g, whole, NULL, e) < 0)
-        return -1;
     AUTO(free) void *memory = xcalloc(PARTITIONS_MAX, sizeof(struct guest_device));
     struct guest_device *list = memory;
     size_t n = 0;
@@ -108,12 +105,36 @@ int probe_disk(struct assembly *a, struct guest *g, const char *node, unsigned d
     int r = 0;
     for (size_t i = 0; i < n; i++) {
         AUTO(str_free) char *type = NULL;
+        list[i].mapper = array != NULL;
+        list[i].array = array ? xstrdup(array) : NULL;
         if (add_device(g, list[i], &type, e) < 0)
             r = -1;
         if (type && (strcasecmp(type, ESP_TYPE) == 0 || strcmp(type, ESP_TYPE_MBR) == 0))
             strings_add(&a->part_esp, list[i].node);
     }
     return r;
+}
+
+int probe_disk(struct assembly *a, struct guest *g, const char *node, unsigned disk,
+               struct err *e)
+{
+    struct guest_device whole = {.node = xstrdup(node), .disk = disk};
+    if (add_device(g, whole, NULL, e) < 0)
+        return -1;
+    const char *content = g->devices.v[g->devices.n - 1].content;
+    if (content && strcmp(content, "linux_raid_member") == 0)
+        return 0;
+    return probe_partitions(a, g, node, disk, NULL, e);
+}
+
+int probe_array(struct assembly *a, struct guest *g, const char *node, const char *array,
+                struct err *e)
+{
+    struct guest_device whole = {
+        .node = xstrdup(node), .mapper = true, .array = xstrdup(array)};
+    if (add_device(g, whole, NULL, e) < 0)
+        return -1;
+    return probe_partitions(a, g, node, 0, array, e);
 }
 
 int probe_mapper(struct guest *g, const char *node, struct err *e)

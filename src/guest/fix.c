@@ -35,6 +35,12 @@ const struct fix fixes[] = {
         .apply = fix_lvm,
     },
     {
+        .name = "mdadm",
+        .why = "a list of disks that says /dev/sda alone hides the arrays on others",
+        .applies = always,
+        .apply = fix_mdadm,
+    },
+    {
         .name = "resume",
         .why = "an initramfs that looks for a swap device of the old name waits in vain",
         .applies = always,

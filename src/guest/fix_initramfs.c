@@ -7,6 +7,7 @@
 #include "guest/device.h"
 #include "guest/fixes.h"
 #include "guest/initramfs.h"
+#include "guest/mdadm.h"
 
 static const char *const image_names[] = {"/boot/initrd.img-%s", "/boot/initramfs-%s.img",
                                           "/boot/initrd-%s"};
@@ -117,6 +118,14 @@ static bool edit(void *ctx, const char *path, const char *text, struct buf *out)
     if (strcmp(path, "etc/lvm/lvm.conf") == 0) {
         AUTO(strings_done) struct strings off = {0};
         text_apply(ctx, span_of(text), fix_lvm_line, NULL, out, &off);
+        return off.n > 0;
+    }
+    for (size_t i = 0; mdadm_confs[i]; i++) {
+        AUTO(strings_done) struct strings off = {0};
+        enum mdadm_line kind = MDADM_OTHER;
+        if (strcmp(path, mdadm_confs[i] + 1) != 0)
+            continue;
+        text_apply(ctx, span_of(text), fix_mdadm_line, &kind, out, &off);
         return off.n > 0;
     }
     for (size_t i = 0; i < ARRAY_LEN(edited); i++)

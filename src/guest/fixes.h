@@ -9,6 +9,7 @@ int fix_initramfs_check(struct guest *g, struct err *e);
 int fix_initramfs(struct guest *g, struct strings *done, struct err *e);
 int fix_fstab(struct guest *g, struct strings *done, struct err *e);
 int fix_lvm(struct guest *g, struct strings *done, struct err *e);
+int fix_mdadm(struct guest *g, struct strings *done, struct err *e);
 int fix_resume(struct guest *g, struct strings *done, struct err *e);
 int fix_grub(struct guest *g, struct strings *done, struct err *e);
 int fix_network(struct guest *g, struct strings *done, struct err *e);
@@ -29,6 +30,7 @@ bool is_cmdline(const struct cmdline_file *file, struct span line);
 text_edit_fn fix_table_line; // fstab, crypttab; ctx: size_t, the device's field
 text_edit_fn fix_crypttab_line;
 text_edit_fn fix_lvm_line;     // lvm.conf
+text_edit_fn fix_mdadm_line;   // mdadm.conf; ctx: enum mdadm_line
 text_edit_fn fix_cmdline_line; // grub.cfg and its kin; ctx: struct cmdline_file
 text_edit_fn fix_default_line; // /etc/default/grub
 text_edit_fn fix_debconf_line; // debconf's answers; ctx: bool

@@ -197,6 +197,7 @@ void guest_devices_done(struct guest *g)
         free(d->part_uuid);
         free(d->part_label);
         free(d->label);
+        free(d->array);
     }
     vec_done(&g->devices);
 }

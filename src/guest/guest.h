@@ -49,10 +49,11 @@ int tree_list(struct tree *t, const char *path, struct strings *ret, struct err 
 struct guest_device {
     char *node;               // in the appliance: "/dev/vdb1", "/dev/mapper/vg-root"
     unsigned disk, partition; // disk index in the machine, partition number (0: whole
-                              // disk); for mapper: disk 0
+                              // disk); for mapper: disk 0, partition of an array
     // as libblkid says; NULL when none
     char *content, *uuid, *label, *part_uuid, *part_label;
-    bool mapper; // LVM or LUKS: its names do not change
+    bool mapper; // LVM, LUKS or md: its names do not change
+    char *array; // md: the line of mdadm.conf(5) that its superblock makes; else NULL
 };
 struct guest_nic { // network interface of the machine, from its description
     char *mac;     // "52:54:…", NULL when not known

@@ -3,9 +3,11 @@
 // once must not be changed again, and a file without a note must stay as it was.
 #include "fuzz.h"
 #include "guest/fixes.h"
+#include "guest/mdadm.h"
 
 static size_t fstab_field = 0;
 static bool within; // of debconf's question
+static enum mdadm_line continued;
 static const struct {
     char letter;
     text_edit_fn *fn;
@@ -14,6 +16,7 @@ static const struct {
     {'f', fix_table_line, &fstab_field},
     {'c', fix_crypttab_line, NULL},
     {'l', fix_lvm_line, NULL},
+    {'a', fix_mdadm_line, &continued},
     {'b', fix_debconf_line, &within},
     {'g', fix_cmdline_line, (void *)&cmdline_files[0]},
     {'m', fix_cmdline_line, (void *)&cmdline_files[5]},
@@ -41,11 +44,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         AUTO(buf_done) struct buf once = BUF_INIT(64 * MIB), twice = BUF_INIT(64 * MIB);
         AUTO(strings_done) struct strings notes = {0}, again = {0};
         within = false;
+        continued = MDADM_OTHER;
         text_apply(&g, text, kinds[i].fn, kinds[i].ctx, &once, &notes);
         assert(!once.overflow);
         if (!notes.n)
             assert(once.len == text.n && (!text.n || !memcmp(once.data, text.p, text.n)));
         within = false;
+        continued = MDADM_OTHER;
         text_apply(&g, (struct span){once.data, once.len}, kinds[i].fn, kinds[i].ctx,
                    &twice, &again);
         assert(!again.n && twice.len == once.len);

@@ -7,6 +7,7 @@
 #include "guest/device.h"
 #include "guest/guest.h"
 #include "guest/initramfs.h"
+#include "guest/mdadm.h"
 #include "tap.h"
 
 static struct err e;
@@ -87,6 +88,76 @@ static void test_names(void)
     is_str(by_path, "UUID=a1", "a name by path, of the only disk");
     AUTO(str_free) char *lvm = guest_stable_name(&one, "/dev/disk/by-id/dm-name-vg-root");
     is_str(lvm, NULL, "a name by id of LVM holds everywhere");
+}
+
+// --- names of arrays
+
+// Arrays in the order in which the appliance started them, whatever the guest calls them.
+static const struct {
+    const char *node, *line;
+    unsigned partition;
+} arrays[] = {
+    {"/dev/md0", "ARRAY /dev/md/home  metadata=1.2 UUID=aa:01 name=crm:home\n", 0},
+    {"/dev/md1", "ARRAY /dev/md/0  metadata=1.2 UUID=aa:02 name=crm:0\n", 0},
+    {"/dev/md1p2", "ARRAY /dev/md/0  metadata=1.2 UUID=aa:02 name=crm:0\n", 2},
+    {"/dev/md2", "ARRAY /dev/md7 UUID=aa:03\n", 0},
+    {"/dev/md3", "ARRAY /dev/md/9  metadata=1.2 UUID=aa:04 name=crm:9\n", 0},
+};
+static const struct {
+    const char *name, *node;
+} array_names[] = {
+    {"/dev/md0", "/dev/md1"},
+    {"/dev/md/0", "/dev/md1"},
+    {"/dev/md0p2", "/dev/md1p2"},
+    {"/dev/md/0p2", "/dev/md1p2"},
+    {"/dev/md0p3", NULL},
+    {"/dev/md0p", NULL},
+    {"/dev/md02", NULL},
+    {"/dev/md/home", "/dev/md0"},
+    {"/dev/md_home", "/dev/md0"},
+    {"/dev/md/home1", NULL},
+    {"/dev/md7", "/dev/md2"},
+    {"/dev/md4", "/dev/md2"}, // as mdadm.conf says, by UUID
+    {"/dev/md5", "/dev/md0"}, // by name, in a line that goes on
+    {"/dev/md9", NULL},       // an array of that name is here, mdadm.conf means another
+    {"/dev/md127", NULL},     // of several
+    {"/dev/md", NULL},
+    {"/dev/sda1", NULL},
+    {"/dev/disk/by-id/md-uuid-aa:02", "/dev/md1"},
+    {"/dev/disk/by-id/md-uuid-AA02-part2", "/dev/md1p2"},
+    {"/dev/disk/by-id/md-name-crm:home", "/dev/md0"},
+    {"/dev/disk/by-id/md-name-", NULL},
+    {"/dev/disk/by-id/ata-disk", NULL},
+};
+
+static void add_array(struct guest *g, size_t i)
+{
+    struct guest_device d = {.node = xstrdup(arrays[i].node),
+                             .partition = arrays[i].partition,
+                             .mapper = true,
+                             .array = xstrdup(arrays[i].line)};
+    vec_push(&g->devices, d);
+}
+
+static void test_arrays(void)
+{
+    AUTO(guest_done) struct guest g = {.tree = tree}, one = {.tree = tree};
+    for (size_t i = 0; i < ARRAY_LEN(arrays); i++)
+        add_array(&g, i);
+    put("etc/mdadm/mdadm.conf", "# ARRAY /dev/md0 UUID=aa03\n"
+                                "ARRAY <ignore> UUID=aa01\n"
+                                "array /dev/md4 uuid=AA:03\n"
+                                "ARRAY /dev/md5\n  name=crm:home # UUID=aa02\n"
+                                "ARRAY /dev/md/9 UUID=ff:ff\n"
+                                "ARRAY");
+    for (size_t i = 0; i < ARRAY_LEN(array_names); i++) {
+        const struct guest_device *d = mdadm_device(&g, array_names[i].name);
+        is_str(d ? d->node : NULL, array_names[i].node, array_names[i].name);
+    }
+    add_array(&one, 1);
+    const struct guest_device *d = mdadm_device(&one, "/dev/md127");
+    ok(d && d == one.devices.v, "a number that mdadm chose, with one array");
+    g.tree = one.tree = NULL;
 }
 
 // --- files below a root
@@ -275,6 +346,7 @@ int main(void)
         return 1;
     }
     test_names();
+    test_arrays();
     test_write();
     test_folders();
     test_unfinished();

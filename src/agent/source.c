@@ -15,7 +15,6 @@
 #include <stdio.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #define CONNECTIONS_MAX (40 + STRANGERS_MAX)
@@ -26,8 +25,7 @@
 #define TICK_MS 200
 #define LISTEN_TICK_MS 1000 // what came to its deadline is looked for
 #define END_MS 2000
-#define NICE 5          // of threads that read disks: the server's own work comes first
-#define SLICE_NS 100000 // the shortest there is
+#define NICE 5 // of threads that read disks: the server's own work comes first
 #define GODWIT_NAME "godwit" // in its certificate (pki_make)
 
 static const char *const protocols[] = {"http/1.1", "nbd+zstd", "nbd", NULL};
@@ -116,25 +114,10 @@ static struct caller caller_of(const struct connection *c)
     return caller;
 }
 
-// sched_setattr(2), which <linux/sched/types.h> has, which not every <pthread.h> goes
-// with.
-struct sched_attributes {
-    uint32_t size, policy;
-    uint64_t flags;
-    int32_t nice;
-    uint32_t priority;
-    uint64_t runtime_ns, deadline_ns, period_ns;
-};
-
-// Of this thread, and of those that it makes. Whatever is not allowed or not known here:
-// as it is. Since 6.6 one that wakes up waits for the end of the other's slice, which a
-// thread may shorten since 6.12: the server's own work does not wait for ours.
 static void give_way(int nice)
 {
-    struct sched_attributes shortest = {
-        .size = sizeof(shortest), .nice = nice, .runtime_ns = nice ? SLICE_NS : 0};
-    (void)setpriority(PRIO_PROCESS, 0, nice);
-    (void)syscall(SYS_sched_setattr, 0, &shortest, 0);
+    (void)setpriority(PRIO_PROCESS, 0,
+                      nice); // in Linux of this thread; not allowed: as it is
 }
 
 // Whoever opens connections and says nothing keeps nobody out: one too many ends the

@@ -13,8 +13,7 @@
 struct enrolment {
     const char *dir, *token;
     const struct agent_config *config; // but for the name
-    struct tls *tls;
-    pthread_mutex_t lock; // of several who come at once one is godwit
+    pthread_mutex_t lock;              // of several who come at once one is godwit
     bool done;
 };
 struct session { // with one of them
@@ -122,38 +121,24 @@ static int talk(void *context, int fd, const struct wire_peer *peer, struct err 
                    "token");
 }
 
-static struct wire_options wire_of(const struct enrolment *n)
+static int dial(const struct enrolment *n, const struct greeting *g, struct err *e)
 {
-    return (struct wire_options){.tls = n->tls,
-                                 .server = n->config->listen != NULL,
-                                 .alpn = protocols,
-                                 .timeout_ms = STEP_MS};
+    AUTO(fd_close) int fd = -1;
+    return greeting_dial(n->config->dial, g, &fd, e);
 }
 
-static int dial(struct enrolment *n, struct err *e)
-{
-    AUTO(fd_close) int plain = -1;
-    struct wire_options o = wire_of(n);
-    struct wire_peer peer;
-    int tcp;
-    if (tcp_connect(n->config->dial, 0, STEP_MS, &tcp, e) ||
-        wire_open(tcp, &o, &peer, &plain, e))
-        return -1;
-    return talk(n, plain, &peer, e);
-}
-
-static int wait_for_peer(struct enrolment *n, struct err *e)
+static int wait_for_peer(const struct enrolment *n, const struct greeting *g,
+                         struct err *e)
 {
     AUTO(fd_close) int listener = -1;
     AUTO(fd_close) int fd = -1;
     AUTO(str_free) char *bound = NULL;
     AUTO(acceptor_free) struct acceptor *a = NULL;
-    struct greeting g = {.wire = wire_of(n), .talk = talk, .context = n};
     if (tcp_listen(n->config->listen, &listener, &bound, e) ||
         acceptor_new(listener, &a, e))
         return -1;
     log_line(LOG_INFO, "waiting for godwit on %s", bound);
-    if (acceptor_next(a, &g, WAIT_MS, &fd, e))
+    if (acceptor_next(a, g, WAIT_MS, &fd, e))
         return err_wrap(e, "waiting for godwit on %s", bound);
     return 0;
 }
@@ -169,9 +154,14 @@ int enroll(const struct enroll_options *o, struct err *e)
     struct enrolment n = {.dir = o->dir,
                           .token = o->token,
                           .config = &config,
-                          .tls = tls,
                           .lock = PTHREAD_MUTEX_INITIALIZER};
-    int status = o->listen ? wait_for_peer(&n, e) : dial(&n, e);
+    struct greeting g = {.wire = {.tls = tls,
+                                  .server = o->listen != NULL,
+                                  .alpn = protocols,
+                                  .timeout_ms = STEP_MS},
+                         .talk = talk,
+                         .context = &n};
+    int status = o->listen ? wait_for_peer(&n, &g, e) : dial(&n, &g, e);
     wire_drain(2000);
     return status;
 }

@@ -30,7 +30,7 @@ void assembly_undo_later(struct assembly *a, enum undo_kind kind, const char *na
 
 static int memory_file(const char *content, struct err *e)
 {
-    int fd = memfd_create("godwit", MFD_CLOEXEC);
+    int fd = fd_memory("godwit");
     if (fd < 0)
         return err_errno(e, errno, "make a memory file");
     if (content &&

@@ -282,7 +282,7 @@ static int mount_entry(struct assembly *a, struct guest *g, const struct entry *
         return err_set(e, ERR_REFUSED,
                        "/etc/fstab mounts %s on %s, which is on none of the disks given",
                        n->source, n->point);
-    bool btrfs = d->content && strcmp(d->content, "btrfs") == 0;
+    bool btrfs = guest_device_holds(d, "btrfs");
     if (resolve_point(g, n->point, &where, e) < 0 ||
         mount_device(a, d, where, btrfs ? n->options : NULL, a->read_only, e) < 0)
         return err_wrap(e, "/etc/fstab: %s", n->point);

@@ -44,8 +44,7 @@ int luks_open_all(struct assembly *a, struct guest *g, bool *ret_more, struct er
     *ret_more = false;
     for (size_t i = 0; i < n; i++) {
         const struct guest_device *d = &g->devices.v[i];
-        if (!d->content || strcmp(d->content, "crypto_LUKS") != 0 ||
-            strings_have(&a->probed, d->node))
+        if (!guest_device_holds(d, "crypto_LUKS") || strings_have(&a->probed, d->node))
             continue;
         strings_add(&a->probed, d->node);
         AUTO(str_free) char *mapped = NULL;

@@ -21,7 +21,7 @@ static char *make_config(const struct guest *g, const char *groups, bool read_on
                 "external_device_info_source=\"none\" hints=\"none\" global_filter=[");
     for (size_t i = 0; i < g->devices.n; i++) {
         const struct guest_device *d = &g->devices.v[i];
-        if (d->content && strcmp(d->content, "LVM2_member") == 0 && plain_node(d->node))
+        if (guest_device_holds(d, "LVM2_member") && plain_node(d->node))
             buf_printf(&b, "\"a|^%s$|\",", d->node);
     }
     buf_str(&b, "\"r|.*|\"]} backup{backup=0 archive=0} "
@@ -117,8 +117,7 @@ static bool new_volumes(struct assembly *a, const struct guest *g)
     bool any = false;
     for (size_t i = 0; i < g->devices.n; i++) {
         const struct guest_device *d = &g->devices.v[i];
-        if (!d->content || strcmp(d->content, "LVM2_member") != 0 ||
-            strings_have(&a->probed, d->node))
+        if (!guest_device_holds(d, "LVM2_member") || strings_have(&a->probed, d->node))
             continue;
         strings_add(&a->probed, d->node);
         any = true;

@@ -46,11 +46,6 @@ static void auto_array_done(struct array *r)
     array_done(r);
 }
 
-static bool content_is(const struct guest_device *d, const char *content)
-{
-    return d->content && strcmp(d->content, content) == 0;
-}
-
 static bool same_array(const char *a, const char *b)
 {
     return a && b ? strcmp(a, b) == 0 : a == b;
@@ -201,9 +196,10 @@ static int open_array(struct assembly *a, struct guest *g, struct array *r, stru
 // Arrays that firmware keeps, with its own metadata.
 static int refuse_firmware(const struct guest_device *d, struct err *e)
 {
-    const char *what = content_is(d, "isw_raid_member")   ? "Intel's firmware RAID (IMSM)"
-                       : content_is(d, "ddf_raid_member") ? "a firmware RAID (DDF)"
-                                                          : NULL;
+    const char *what =
+        guest_device_holds(d, "isw_raid_member")   ? "Intel's firmware RAID (IMSM)"
+        : guest_device_holds(d, "ddf_raid_member") ? "a firmware RAID (DDF)"
+                                                   : NULL;
     if (!what)
         return 0;
     return err_set(e, ERR_REFUSED,
@@ -222,8 +218,8 @@ int md_assemble_all(struct assembly *a, struct guest *g, bool *ret_more, struct 
             return -1;
         for (size_t k = i; k < n; k++) {
             const struct guest_device *d = &g->devices.v[k];
-            if (!content_is(d, "linux_raid_member") || !same_array(d->uuid, r.uuid) ||
-                strings_have(&a->probed, d->node))
+            if (!guest_device_holds(d, "linux_raid_member") ||
+                !same_array(d->uuid, r.uuid) || strings_have(&a->probed, d->node))
                 continue;
             strings_add(&a->probed, d->node);
             strings_add(&r.members, d->node);

@@ -58,7 +58,7 @@ void mount_know_btrfs(const struct guest *g)
     bool loaded = false;
     for (size_t i = 0; i < g->devices.n; i++) {
         const struct guest_device *d = &g->devices.v[i];
-        if (!d->content || strcmp(d->content, "btrfs") != 0)
+        if (!guest_device_holds(d, "btrfs"))
             continue;
         if (!loaded)
             assemble_load_module("btrfs");

@@ -121,8 +121,7 @@ int probe_disk(struct assembly *a, struct guest *g, const char *node, unsigned d
     struct guest_device whole = {.node = xstrdup(node), .disk = disk};
     if (add_device(g, whole, NULL, e) < 0)
         return -1;
-    const char *content = g->devices.v[g->devices.n - 1].content;
-    if (content && strcmp(content, "linux_raid_member") == 0)
+    if (guest_device_holds(&g->devices.v[g->devices.n - 1], "linux_raid_member"))
         return 0;
     return probe_partitions(a, g, node, disk, NULL, e);
 }
@@ -148,11 +147,6 @@ int probe_mapper(struct guest *g, const char *node, struct err *e)
 #define EXT_SUPER 1024
 #define EXT_STATE 0x3a
 #define EXT_STATE_ERRORS 2
-
-static bool content_is(const struct guest_device *d, const char *content)
-{
-    return d->content && strcmp(d->content, content) == 0;
-}
 
 static int check_ext(const struct guest_device *d, struct err *e)
 {
@@ -189,15 +183,16 @@ static int check_ntfs(const struct guest_device *d, struct err *e)
 
 int probe_health(const struct guest_device *d, struct err *e)
 {
-    if (content_is(d, "swsuspend"))
+    if (guest_device_holds(d, "swsuspend"))
         return err_set(
             e, ERR_REFUSED,
             "the guest is hibernated (its memory lies on %s, UUID=%s): start it "
             "and shut it down first",
             d->node, d->uuid ? d->uuid : "?");
-    if (content_is(d, "ext2") || content_is(d, "ext3") || content_is(d, "ext4"))
+    if (guest_device_holds(d, "ext2") || guest_device_holds(d, "ext3") ||
+        guest_device_holds(d, "ext4"))
         return check_ext(d, e);
-    if (content_is(d, "ntfs"))
+    if (guest_device_holds(d, "ntfs"))
         return check_ntfs(d, e);
     return 0;
 }

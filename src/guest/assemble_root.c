@@ -91,8 +91,7 @@ static bool seen(const struct guest *g, size_t index)
         return false;
     for (size_t i = 0; i < index; i++) {
         const struct guest_device *o = &g->devices.v[i];
-        if (o->content && o->uuid && strcmp(o->content, "btrfs") == 0 &&
-            strcmp(o->uuid, d->uuid) == 0)
+        if (o->uuid && guest_device_holds(o, "btrfs") && strcmp(o->uuid, d->uuid) == 0)
             return true;
     }
     return false;

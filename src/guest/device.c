@@ -185,7 +185,7 @@ static bool ambiguous(const struct guest *g, const struct guest_device *d)
     for (size_t i = 0; i < g->devices.n; i++) {
         const struct guest_device *o = &g->devices.v[i];
         if (o != d && o->uuid && strcmp(o->uuid, d->uuid) == 0 &&
-            !(o->content && strcmp(o->content, "btrfs") == 0))
+            !guest_device_holds(o, "btrfs"))
             return true;
     }
     return false;

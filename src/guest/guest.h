@@ -55,6 +55,10 @@ struct guest_device {
     bool mapper; // LVM, LUKS or md: its names do not change
     char *array; // md: the line of mdadm.conf(5) that its superblock makes; else NULL
 };
+static inline bool guest_device_holds(const struct guest_device *d, const char *content)
+{
+    return d->content && strcmp(d->content, content) == 0;
+}
 struct guest_nic { // network interface of the machine, from its description
     char *mac;     // "52:54:…", NULL when not known
     char *place;   // what udev made of its place on the old bus, NULL when not known

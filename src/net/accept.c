@@ -32,18 +32,28 @@ struct acceptor {
     size_t n;
 };
 
-// --- a visitor, in its thread
+// --- one connection, of a visitor in its thread
 
-static int greet(struct visitor *v, int *ret_fd, struct err *e)
+static int greet(const struct greeting *g, int tcp /* taken */, int *ret_fd,
+                 struct err *e)
 {
     struct wire_peer peer;
-    const struct greeting *g = &v->greeting;
-    if (wire_open(steal_fd(&v->tcp), &g->wire, &peer, ret_fd, e))
+    if (wire_open(tcp, &g->wire, &peer, ret_fd, e))
         return -1;
     if (!g->talk || !g->talk(g->context, *ret_fd, &peer, e))
         return 0;
     fd_close(steal_fd(ret_fd));
     return -1;
+}
+
+int greeting_dial(const char *address, const struct greeting *g, int *ret_fd,
+                  struct err *e)
+{
+    int tcp;
+    return tcp_connect(address, 0, g->wire.timeout_ms, &tcp, e) ||
+                   greet(g, tcp, ret_fd, e)
+               ? -1
+               : 0;
 }
 
 static void *visit(void *arg)
@@ -52,7 +62,7 @@ static void *visit(void *arg)
     struct acceptor *a = v->at;
     struct err why = {0};
     int fd = -1;
-    if (greet(v, &fd, &why))
+    if (greet(&v->greeting, steal_fd(&v->tcp), &fd, &why))
         fd = -1;
     pthread_mutex_lock(&a->lock);
     fd_close(steal_fd(&v->own));

@@ -138,6 +138,9 @@ struct greeting {
     int (*talk)(void *context, int fd, const struct wire_peer *peer, struct err *e);
     void *context; // lives as long as the acceptor
 };
+// The same of who is dialled; the wire's time is also that of the connection.
+int greeting_dial(const char *address, const struct greeting *g, int *ret_fd,
+                  struct err *e);
 // Borrows the listener.
 int acceptor_new(int listener, struct acceptor **ret, struct err *e);
 // Whoever comes while this waits is greeted so, up to 32 side by side. *ret_fd: the first

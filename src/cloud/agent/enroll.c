@@ -47,7 +47,6 @@ static int prove(struct http_stream *s, const struct wire_peer *peer,
 // An enrolment under way. Of several who come at once only one is signed.
 struct session {
     const struct agent_enrolment *n;
-    struct tls *tls;
     pthread_mutex_t lock;
     bool done;
 };
@@ -104,30 +103,12 @@ static int talk(void *context, int fd, const struct wire_peer *peer, struct err 
     return status;
 }
 
-static struct wire_options wire_of(const struct session *x)
+static int by_dialling(const struct agent_enrolment *n, const struct greeting *g,
+                       uint64_t end, struct err *e)
 {
-    return (struct wire_options){.tls = x->tls,
-                                 .server = x->n->address == NULL,
-                                 .alpn = protocols,
-                                 .timeout_ms = STEP_MS};
-}
-
-static int dial(struct session *x, struct err *e)
-{
-    AUTO(fd_close) int plain = -1;
-    struct wire_options o = wire_of(x);
-    struct wire_peer peer;
-    int tcp;
-    if (tcp_connect(x->n->address, 0, STEP_MS, &tcp, e) ||
-        wire_open(tcp, &o, &peer, &plain, e))
-        return -1;
-    return talk(x, plain, &peer, e);
-}
-
-static int by_dialling(struct session *x, uint64_t end, struct err *e)
-{
+    AUTO(fd_close) int fd = -1;
     for (;;) {
-        if (!dial(x, e))
+        if (!greeting_dial(n->address, g, &fd, e))
             return 0;
         if (e->code == ERR_CANCELLED || clock_ms() >= end)
             return -1;
@@ -138,17 +119,17 @@ static int by_dialling(struct session *x, uint64_t end, struct err *e)
     }
 }
 
-static int by_waiting(struct session *x, uint64_t timeout_ms, struct err *e)
+static int by_waiting(const struct agent_enrolment *n, const struct greeting *g,
+                      struct err *e)
 {
     AUTO(fd_close) int listener = -1;
     AUTO(fd_close) int fd = -1;
     AUTO(str_free) char *bound = NULL;
     AUTO(acceptor_free) struct acceptor *a = NULL;
-    struct greeting g = {.wire = wire_of(x), .talk = talk, .context = x};
-    if (tcp_listen(x->n->listen, &listener, &bound, e) || acceptor_new(listener, &a, e))
+    if (tcp_listen(n->listen, &listener, &bound, e) || acceptor_new(listener, &a, e))
         return -1;
-    if (acceptor_next(a, &g, timeout_ms, &fd, e))
-        return err_wrap(e, "waiting for agent %s to dial", x->n->name);
+    if (acceptor_next(a, g, n->timeout_ms, &fd, e))
+        return err_wrap(e, "waiting for agent %s to dial", n->name);
     return 0;
 }
 
@@ -160,6 +141,12 @@ int agent_enroll(const struct agent_enrolment *n, struct err *e)
     uint64_t end = clock_ms() + n->timeout_ms;
     if (pki_make(pki, e) || tls_new(&nobody, &tls, e))
         return -1;
-    struct session x = {.n = n, .tls = tls, .lock = PTHREAD_MUTEX_INITIALIZER};
-    return n->address ? by_dialling(&x, end, e) : by_waiting(&x, n->timeout_ms, e);
+    struct session x = {.n = n, .lock = PTHREAD_MUTEX_INITIALIZER};
+    struct greeting g = {.wire = {.tls = tls,
+                                  .server = n->address == NULL,
+                                  .alpn = protocols,
+                                  .timeout_ms = STEP_MS},
+                         .talk = talk,
+                         .context = &x};
+    return n->address ? by_dialling(n, &g, end, e) : by_waiting(n, &g, e);
 }

@@ -2,6 +2,7 @@
 // The kernel's own count of what was written to a disk (Documentation/block/stat.rst of
 // Linux), and which disk it is. What surprises: the counts of kernel and tracker cannot
 // be read in one moment; two equal readings of both say that nothing was written between.
+// The kernel counts a write a moment after the tracker saw it.
 #include "agent/track_state.h"
 
 #include "agent/block.h"
@@ -9,6 +10,8 @@
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <time.h>
+
+#define MOMENT_NS 200000
 
 static int sectors(const char *name, uint64_t *ret, struct err *e)
 {
@@ -49,28 +52,29 @@ int track_kernel(const char *name, struct track_kernel *ret, struct err *e)
 }
 
 int track_both(const struct track_disk *d, struct tracker *t, size_t i, uint64_t ms,
-               uint64_t *ret_kernel, struct track_seen *ret_seen, struct err *e)
+               struct track_counts *ret_least, struct track_counts *ret_most,
+               struct err *e)
 {
-    uint64_t until = clock_ms() + ms, least = UINT64_MAX;
+    uint64_t until = clock_ms() + ms, closest = UINT64_MAX;
     for (;;) {
-        struct track_seen seen, later;
-        uint64_t before, after;
-        // The kernel's first: an event between makes the tracker's start higher, so that
-        // it seems to have missed something. The other way round would hide a loss.
-        if (sectors(d->name, &before, e) < 0 || t->ops->seen(t, i, &seen, e) < 0 ||
-            sectors(d->name, &after, e) < 0 || t->ops->seen(t, i, &later, e) < 0)
+        struct track_counts least, most;
+        if (sectors(d->name, &least.kernel, e) < 0 ||
+            t->ops->seen(t, i, &most.seen, e) < 0)
             return -1;
-        // On a disk that never rests: those between which the least was written.
-        uint64_t between = after - before + (later.sectors - seen.sectors);
-        if (between < least) {
-            least = between;
-            *ret_kernel = before;
-            *ret_seen = later;
+        (void)nanosleep(&(struct timespec){.tv_nsec = MOMENT_NS}, NULL);
+        if (sectors(d->name, &most.kernel, e) < 0 ||
+            t->ops->seen(t, i, &least.seen, e) < 0)
+            return -1;
+        uint64_t between =
+            most.kernel - least.kernel + (least.seen.sectors - most.seen.sectors);
+        if (between < closest) {
+            closest = between;
+            *ret_least = least;
+            *ret_most = most;
         }
         if (between == 0)
             return 0;
         if (clock_ms() >= until)
             return err_set(e, ERR_RETRY, "%s is being written", d->name);
-        (void)nanosleep(&(struct timespec){.tv_nsec = 200000}, NULL);
     }
 }

@@ -159,30 +159,30 @@ static uint64_t place(int fd)
 
 // rested: the counts of the beginning are of one moment.
 static int compare(const struct track_disk *d, struct tracker *t, size_t i, bool rested,
-                   uint64_t kernel, const struct track_seen *seen, struct err *e)
+                   const struct track_counts *start, struct err *e)
 {
-    uint64_t kernel_now;
-    struct track_seen now;
+    struct track_counts now, most;
     struct err busy;
-    bool rest = track_both(d, t, i, REST_MS, &kernel_now, &now, &busy) == 0;
+    bool rest = track_both(d, t, i, REST_MS, &now, &most, &busy) == 0;
     if (!rest && busy.code != ERR_RETRY) {
         *e = busy;
         return -1;
     }
-    if (now.sectors - seen->sectors < BLOCK / 512)
+    uint64_t wrote = now.kernel - start->kernel,
+             marked = now.seen.sectors - start->seen.sectors;
+    if (marked < BLOCK / 512)
         return err_set(e, ERR_REFUSED, "it did not see a write to %s", d->name);
-    if (rested && rest && kernel_now - kernel > now.sectors - seen->sectors)
+    if (rested && rest && wrote > marked)
         return err_set(e, ERR_REFUSED, "it saw %llu of %llu sectors written to %s",
-                       (unsigned long long)(now.sectors - seen->sectors),
-                       (unsigned long long)(kernel_now - kernel), d->name);
+                       (unsigned long long)marked, (unsigned long long)wrote, d->name);
     return 0;
 }
 
 int track_probe(const struct track_disk *d, struct tracker *t, size_t i,
                 struct marks *pending, struct err *e)
 {
-    uint64_t start = 0, kernel = 0;
-    struct track_seen seen;
+    uint64_t start = 0;
+    struct track_counts before, least;
     struct track_kernel k;
     if (track_kernel(d->name, &k, e) < 0)
         return -1;
@@ -193,14 +193,13 @@ int track_probe(const struct track_disk *d, struct tracker *t, size_t i,
     if (block == NULL)
         return err_set(e, ERR_FAILED, "no memory for a block");
     memset(block, 'g', BLOCK);
-    bool rested = track_both(d, t, i, REST_MS, &kernel, &seen, e) == 0;
+    bool rested = track_both(d, t, i, REST_MS, &least, &before, e) == 0;
     if (!rested && e->code != ERR_RETRY)
         return -1;
     if (fd_pwrite(fd, block, BLOCK, 0) < 0 || fdatasync(fd) < 0)
         return 0; // a full or failing file system says nothing about the tracker
     uint64_t at = start == PLACE_UNKNOWN ? PLACE_UNKNOWN : place(fd);
-    if (t->ops->harvest(t, i, pending, e) < 0 ||
-        compare(d, t, i, rested, kernel, &seen, e) < 0)
+    if (t->ops->harvest(t, i, pending, e) < 0 || compare(d, t, i, rested, &before, e) < 0)
         return -1;
     uint64_t granule = at == PLACE_UNKNOWN ? 0 : (start + at) >> pending->shift;
     if (at != PLACE_UNKNOWN && (granule >= pending->n || !pending->v[granule]))

@@ -7,6 +7,10 @@
 
 // --- track_state.c: a file in run_dir, mapped; only ever read again on the same boot
 
+struct track_counts {
+    uint64_t kernel; // sectors of 512 bytes written and discarded since the disk is there
+    struct track_seen seen;
+};
 struct track_record { // of one disk
     char name[32], serial[80];
     uint64_t size, seq; // seq: the kernel's number of this very disk
@@ -15,9 +19,8 @@ struct track_record { // of one disk
     bool broken; // the tracker failed its test here: never known
     char why[160];
     uint64_t epoch;
-    uint64_t kernel; // sectors of the kernel's count when `seen` was
-    struct track_seen seen;
-    uint64_t pending_off; // in the file
+    struct track_counts start; // the kernel's lead over the tracker was not greater
+    uint64_t pending_off;      // in the file
 };
 struct track_head {
     char magic[16];
@@ -53,10 +56,12 @@ struct track_kernel {
     bool counts; // queue/iostats
 };
 int track_kernel(const char *name, struct track_kernel *ret, struct err *e);
-// Both counts at a moment of rest. ERR_RETRY: there was none within `ms`; what is
-// returned then makes the tracker look worse than it is, never better.
+// Both counts at a moment of rest. ERR_RETRY: there was none within `ms`; then the
+// kernel's lead over the tracker is not below that of *ret_least, nor above that of
+// *ret_most.
 int track_both(const struct track_disk *d, struct tracker *t, size_t i, uint64_t ms,
-               uint64_t *ret_kernel, struct track_seen *ret_seen, struct err *e);
+               struct track_counts *ret_least, struct track_counts *ret_most,
+               struct err *e);
 
 // --- track_probe.c: does it mark what it is shown?
 

@@ -53,11 +53,12 @@ __attribute__((format(printf, 2, 3))) static void forget(struct track_record *r,
 static void arm(struct tracking *t, size_t disk)
 {
     struct track_record *r = record_of(t, disk);
+    struct track_counts least; // of a disk that never rests: it would seem to miss writes
     struct err e;
     if (t->tracker == NULL || r->broken)
         return;
-    if (track_both(&t->o.disks[disk], t->tracker, disk, REST_MS, &r->kernel, &r->seen,
-                   &e) < 0 &&
+    if (track_both(&t->o.disks[disk], t->tracker, disk, REST_MS, &least, &r->start, &e) <
+            0 &&
         e.code != ERR_RETRY) {
         forget(r, "%.150s", e.text);
         return;
@@ -241,14 +242,15 @@ static void check(struct tracking *t, size_t disk)
     if (track_kernel(d->name, &k, &e) < 0)
         forget(r, "gone: %.140s", e.text);
     else if (k.major != d->major || k.minor != d->minor || k.seq != r->seq ||
-             k.sectors < r->kernel)
+             k.sectors < r->start.kernel)
         forget(r, "another disk has its name");
     else if (k.size != d->size)
         forget(r, "resized");
     else if (t->tracker->ops->seen(t->tracker, disk, &seen, &e) < 0)
         forget(r, "%.150s", e.text);
-    else if (seen.lost != r->seen.lost)
-        forget(r, "events lost: %llu", (unsigned long long)(seen.lost - r->seen.lost));
+    else if (seen.lost != r->start.seen.lost)
+        forget(r, "events lost: %llu",
+               (unsigned long long)(seen.lost - r->start.seen.lost));
 }
 
 static int take(struct tracking *t, size_t disk, struct err *e)
@@ -352,8 +354,7 @@ int tracking_audit(struct tracking *t, size_t disk, uint64_t *ret_short, struct 
     struct track_record *r = record_of(t, disk);
     const struct track_disk *d = &t->o.disks[disk];
     struct track_kernel k;
-    struct track_seen seen;
-    uint64_t kernel = 0;
+    struct track_counts now, most;
     *ret_short = 0;
     if (t->tracker == NULL || !r->known)
         return 0;
@@ -363,12 +364,16 @@ int tracking_audit(struct tracking *t, size_t disk, uint64_t *ret_short, struct 
         forget(r, "the kernel does not count its writes (queue/iostats is 0)");
         return 0;
     }
-    if (track_both(d, t->tracker, disk, AUDIT_MS, &kernel, &seen, e) < 0)
+    if (track_both(d, t->tracker, disk, AUDIT_MS, &now, &most, e) < 0)
         return -1;
-    uint64_t wrote = kernel - r->kernel, marked = seen.sectors - r->seen.sectors;
+    uint64_t wrote = now.kernel - r->start.kernel,
+             marked = now.seen.sectors - r->start.seen.sectors;
     if (wrote > marked) {
         *ret_short = wrote - marked;
         forget(r, "audit: %llu sectors short", (unsigned long long)*ret_short);
+    } else { // of one moment, which those of the start may not have been
+        r->start.kernel = now.kernel;
+        r->start.seen.sectors = now.seen.sectors;
     }
     return 0;
 }

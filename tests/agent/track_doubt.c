@@ -171,6 +171,36 @@ static void test_restless(void)
     free(pending.v);
 }
 
+// Whoever asks has something written behind it.
+static int busy_seen(struct tracker *t, size_t i, struct track_seen *ret, struct err *e)
+{
+    (void)t, (void)i, (void)e;
+    *ret = fake;
+    if (pwrite(second.fd, rig.chunk, 4096, 0) != 4096)
+        return err_errno(e, errno, "writing");
+    fake.sectors += 8;
+    return 0;
+}
+
+static void test_counts(void)
+{
+    static const struct tracker_ops ops = {.name = "fake", .seen = busy_seen};
+    struct tracker t = {&ops};
+    struct track_kernel k;
+    struct track_counts least, most;
+    struct err e = {0};
+    if (track_kernel(second.disk.name, &k, &e) < 0)
+        exit(1);
+    int64_t lead = (int64_t)(k.sectors - fake.sectors);
+    int status = track_both(&second.disk, &t, 0, 20, &least, &most, &e);
+    ok(status < 0 && e.code == ERR_RETRY,
+       "a disk that never rests has no moment of rest");
+    ok((int64_t)(least.kernel - least.seen.sectors) <= lead,
+       "... the kernel's lead is not below that of the least");
+    ok((int64_t)(most.kernel - most.seen.sectors) >= lead,
+       "... nor above that of the most, which a disk starts with");
+}
+
 int main(void)
 {
     rig_world();
@@ -186,5 +216,6 @@ int main(void)
     test_killed();
     test_exchanged();
     test_restless();
+    test_counts();
     return done_testing();
 }

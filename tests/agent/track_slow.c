@@ -20,7 +20,7 @@ static void watchdog(void)
     if (fork() != 0)
         return;
     scratch_owner = 0;
-    for (int i = 0; i < 200 && getppid() == parent; i++)
+    for (int i = 0; i < 1200 && getppid() == parent; i++)
         rig_sleep(100);
     rig_freeze(&below, false);
     _exit(0);

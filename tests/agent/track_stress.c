@@ -107,7 +107,9 @@ int main(int argc, char **argv)
         is_u64(sum.differences, 0, "no block differs when frozen");
         is_u64(sum.n_short, 0, "the kernel counted no sector that was not marked");
         is_u64(sum.unknown, 0, "and the disk was known all the time");
-        ok(sum.bytes < sum.rounds * r.disk.size / 2, "a round is a part of the disk");
+        // Half of it where a round takes a second.
+        ok(sum.bytes < sum.rounds * r.disk.size / 10 * 9,
+           "a round is a part of the disk");
     }
     tracking_stop(t, false);
     return done_testing();
